@@ -12,7 +12,7 @@ export class AtSignInvalid extends SyntaxInvalid {
 
 const RESERVED = /[!*'`();:&=+$,/?#[\]{}]/u;
 const WHITE_SPACE = /[\s\u0085]/u;
-// eslint-disable-next-line no-control-regex -- they are what is looked for
+ 
 const CONTROL = /[\u0000-\u001f\u007f\u2400-\u241f\u2421\u2424\u2425]/u;
 
 /**
