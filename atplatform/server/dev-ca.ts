@@ -3,6 +3,7 @@ import { chmod, mkdir, readFile, rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Clock } from "../../core/clock.js";
 import { codeOf } from "../../core/errors.js";
+import type { TlsIdentity } from "../transport/listen.js";
 import { issueCertificate, makeKey } from "./certificate.js";
 
 const DAY_MS = 86_400_000;
@@ -11,12 +12,6 @@ const AUTHORITY_DAYS = 3650;
 const LEAF_DAYS = 397;
 /** A leaf is made anew when it has less than this left. */
 const RENEW_DAYS = 60;
-
-export interface KeyAndCertificate {
-  readonly keyPem: string;
-  /** The leaf, then its issuer. */
-  readonly certificatePem: string;
-}
 
 /**
  * The development certificate authority of one platform: `ca.pem` and `ca.key` in the state folder, made on first use.
@@ -29,7 +24,7 @@ export class DevCa {
   readonly #key: KeyObject;
   readonly #clock: Clock;
 
-  private constructor(dir: string, pair: KeyAndCertificate, clock: Clock) {
+  private constructor(dir: string, pair: TlsIdentity, clock: Clock) {
     this.#dir = dir;
     this.caFile = join(dir, "ca.pem");
     this.caPem = pair.certificatePem;
@@ -53,7 +48,7 @@ export class DevCa {
   }
 
   /** A leaf for these DNS names and IP addresses, kept in the folder and renewed when it nears its end. */
-  async leafFor(hosts: readonly [string, ...string[]]): Promise<KeyAndCertificate> {
+  async leafFor(hosts: readonly [string, ...string[]]): Promise<TlsIdentity> {
     const file = `leaf-${hosts[0].replace(/[^A-Za-z0-9.-]/gu, "_")}`;
     const kept = await readPair(this.#dir, file);
     if (kept && daysLeft(kept, this.#clock) > RENEW_DAYS && this.#serves(kept, hosts)) return kept;
@@ -66,7 +61,7 @@ export class DevCa {
     return pair;
   }
 
-  #serves(pair: KeyAndCertificate, hosts: readonly string[]): boolean {
+  #serves(pair: TlsIdentity, hosts: readonly string[]): boolean {
     const leaf = new X509Certificate(pair.certificatePem);
     if (!leaf.verify(new X509Certificate(this.caPem).publicKey)) return false;
     return hosts.every((host) => (leaf.checkIP(host) ?? leaf.checkHost(host)) !== undefined);
@@ -81,11 +76,11 @@ function validity(clock: Clock, days: number): { notBeforeMs: number; notAfterMs
   return { notBeforeMs: now - DAY_MS, notAfterMs: now + days * DAY_MS };
 }
 
-function daysLeft(pair: KeyAndCertificate, clock: Clock): number {
+function daysLeft(pair: TlsIdentity, clock: Clock): number {
   return (Date.parse(new X509Certificate(pair.certificatePem).validTo) - clock.now()) / DAY_MS;
 }
 
-async function readPair(dir: string, name: string): Promise<KeyAndCertificate | undefined> {
+async function readPair(dir: string, name: string): Promise<TlsIdentity | undefined> {
   try {
     const [keyPem, certificatePem] = await Promise.all([
       readFile(join(dir, `${name}.key`), "utf8"),
@@ -100,9 +95,9 @@ async function readPair(dir: string, name: string): Promise<KeyAndCertificate | 
   }
 }
 
-async function writePair(dir: string, name: string, pair: KeyAndCertificate): Promise<void> {
+async function writePair(dir: string, name: string, pair: TlsIdentity): Promise<void> {
   await replaceFile(join(dir, `${name}.key`), pair.keyPem, 0o600);
-  await replaceFile(join(dir, `${name}.pem`), pair.certificatePem, 0o644);
+  await replaceFile(join(dir, `${name}.pem`), pair.cert, 0o644);
 }
 
 async function replaceFile(path: string, text: string, mode: number): Promise<void> {
