@@ -1,121 +1,124 @@
-import { createServer, type SecureContextOptions, type SecureContext, type TLSSocket } from "node:tls";
-import type { Disposable } from "../../core/scope.js";
-import { silentLog, type Log } from "../../core/log.js";
+import type { AddressInfo } from "node:net";
+import { createServer, type SecureContext, type Server, type TLSSocket } from "node:tls";
+import { ChildSignal, type Disposable } from "../../core/scope.js";
+import { TlsChannel } from "./tls-channel.js";
 
-const HANDSHAKE_TIMEOUT_MS = 20_000;
-
-export interface TlsIdentity {
-  readonly keyPem: string;
-  /** The leaf, then its issuers. */
-  readonly certificatePem: string;
+export interface ServerIdentity {
+  /** PEM: the certificate and what chains it to its root. */
+  readonly cert: string;
+  readonly key: string;
 }
 
 export interface ListenOptions {
-  readonly host: string;
-  /** 0: any free port. */
+  /** All addresses unless given; `127.0.0.1` in tests. */
+  readonly host?: string;
+  /** 0 takes a free one; {@link TlsListener.port} tells. */
   readonly port: number;
-  readonly identity: TlsIdentity;
-  /** What client certificates are checked against; left out: the public authorities that Node knows. */
-  readonly caPem?: string;
-  /**
-   * Ask for a client certificate, and let those without (or with a bad one) in all the same: the caller looks at
-   * `socket.authorized`.
-   */
-  readonly requestCertificate?: boolean;
-  /** Gives the certificate for a server name; `undefined` refuses the handshake. Left out: `identity` for every name. */
+  readonly identity: ServerIdentity;
+  /** PEM text of roots that client certificates are checked against. Given, one is asked for, but none required. */
+  readonly clientCa?: string;
+  /** The context for a server name; `undefined` refuses the handshake. Left out, `identity` serves every name. */
   readonly contextFor?: (serverName: string) => SecureContext | undefined;
-  /** Gets every connection that has finished its handshake. The listener destroys it when disposed. */
-  readonly onConnection: (socket: TLSSocket) => void;
-  readonly log?: Log;
+  readonly handshakeTimeoutMs?: number;
+  /** A handshake that came to nothing, e.g. of a client that does not trust us. */
+  readonly onHandshakeError?: (error: Error) => void;
+  /** `serve` rejected; its connection is closed, the others go on. */
+  readonly onFailure: (error: unknown) => void;
 }
 
-/** Sockets accepted over TLS 1.2 or 1.3. */
-export class TlsListener implements Disposable {
-  readonly port: number;
-  readonly #server: ReturnType<typeof createServer>;
-  readonly #sockets: ReadonlySet<TLSSocket>;
-  readonly #caPem: string | undefined;
-  #closed: Promise<void> | undefined;
+/** Serves one connection to its end. `signal` aborts when the listener is disposed. */
+export type ServeChannel = (channel: TlsChannel, signal: AbortSignal) => Promise<void>;
 
-  /** @internal Use {@link listenTls}. */
-  constructor(
-    server: ReturnType<typeof createServer>,
-    sockets: ReadonlySet<TLSSocket>,
-    port: number,
-    caPem: string | undefined,
-  ) {
+/** A TLS port that is open until disposed; then every connection is closed and its `serve` waited for. */
+export class TlsListener implements Disposable {
+  readonly #server: Server;
+  readonly #stop: ChildSignal;
+  readonly #serving: ReadonlySet<Promise<void>>;
+
+  constructor(server: Server, stop: ChildSignal, serving: ReadonlySet<Promise<void>>) {
     this.#server = server;
-    this.#sockets = sockets;
-    this.port = port;
-    this.#caPem = caPem;
+    this.#stop = stop;
+    this.#serving = serving;
+  }
+
+  get port(): number {
+    return (this.#server.address() as AddressInfo).port;
   }
 
   get connections(): number {
-    return this.#sockets.size;
+    return this.#serving.size;
   }
 
-  /** New connections see the new certificate; those that are open stay as they are. */
-  setIdentity(identity: TlsIdentity): void {
-    this.#server.setSecureContext(contextOptions(identity, this.#caPem));
+  /** For new connections, as after the renewal of a certificate. */
+  setIdentity({ cert, key }: ServerIdentity): void {
+    this.#server.setSecureContext({ cert, key });
   }
 
-  /** Takes no more connections; those that are open go on. */
-  stopAccepting(): Promise<void> {
-    return (this.#closed ??= new Promise((resolve) => this.#server.close(() => resolve())));
+  /** Takes no more connections; those that are there go on. */
+  stopAccepting(): void {
+    if (this.#server.listening) this.#server.close();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    const closed = this.stopAccepting();
-    for (const socket of this.#sockets) socket.destroy();
-    await closed;
+    this.stopAccepting();
+    await this.#stop[Symbol.asyncDispose]();
+    await Promise.all(this.#serving);
   }
 }
 
-/** @throws a Node system error such as EADDRINUSE or EACCES when the address cannot be listened on. */
-export async function listenTls(options: ListenOptions, signal: AbortSignal): Promise<TlsListener> {
-  signal.throwIfAborted();
-  const { contextFor, log = silentLog } = options;
-  const sockets = new Set<TLSSocket>();
+const DEFAULT_HANDSHAKE_TIMEOUT_MS = 10_000;
+
+/**
+ * Opens a TLS port. `serve` gets each connection after its handshake; it is closed when `serve` returns. When `signal`
+ * aborts, all connections are closed, but only dispose closes the port.
+ *
+ * @throws the system error (`EADDRINUSE`, `EACCES`) when the port cannot be had.
+ */
+export async function listenTls(
+  options: ListenOptions,
+  serve: ServeChannel,
+  signal: AbortSignal,
+): Promise<TlsListener> {
+  const { host, port, identity, clientCa, contextFor } = options;
+  const stop = new ChildSignal(signal);
+  const serving = new Set<Promise<void>>();
   const server = createServer({
-    ...contextOptions(options.identity, options.caPem),
-    requestCert: options.requestCertificate ?? false,
-    rejectUnauthorized: false,
-    noDelay: true,
-    handshakeTimeout: HANDSHAKE_TIMEOUT_MS,
+    ...identity,
+    minVersion: "TLSv1.2",
+    handshakeTimeout: options.handshakeTimeoutMs ?? DEFAULT_HANDSHAKE_TIMEOUT_MS,
+    ...(clientCa !== undefined && { ca: clientCa, requestCert: true, rejectUnauthorized: false }),
     ...(contextFor && {
-      SNICallback: (serverName: string, done: (error: Error | null, context?: SecureContext) => void) => {
-        const context = contextFor(serverName);
+      SNICallback: (name: string, done: (error: Error | null, context?: SecureContext) => void) => {
+        const context = contextFor(name);
         if (context) done(null, context);
-        else done(new Error(`no certificate for ${serverName}`));
+        else done(new Error("no such server name here"));
       },
     }),
   });
-  server.on("secureConnection", (socket) => {
-    sockets.add(socket);
-    socket.once("close", () => sockets.delete(socket));
-    options.onConnection(socket);
-  });
-  server.on("tlsClientError", (error, socket) => {
-    log.debug({ remote: socket.remoteAddress, code: error.name, reason: error.message }, "TLS handshake failed");
+  server.on("tlsClientError", (error) => options.onHandshakeError?.(error));
+  server.on("secureConnection", (socket: TLSSocket) => {
+    const task = serveOne(new TlsChannel(socket), serve, stop.signal)
+      .catch((error: unknown) => options.onFailure(error))
+      .finally(() => serving.delete(task));
+    serving.add(task);
   });
   await new Promise<void>((resolve, reject) => {
     server.once("error", reject);
-    server.listen({ host: options.host, port: options.port }, () => {
+    server.listen({ port, ...(host !== undefined && { host }) }, () => {
       server.off("error", reject);
       resolve();
     });
   });
-  server.on("error", (error) => log.error({ err: error }, "the listener failed"));
-  const address = server.address();
-  if (address === null || typeof address === "string") throw new Error("a TCP server without a port");
-  return new TlsListener(server, sockets, address.port, options.caPem);
+  return new TlsListener(server, stop, serving);
 }
 
-function contextOptions(identity: TlsIdentity, caPem: string | undefined): SecureContextOptions {
-  return {
-    key: identity.keyPem,
-    cert: identity.certificatePem,
-    minVersion: "TLSv1.2",
-    ...(caPem !== undefined && { ca: caPem }),
-  };
+async function serveOne(channel: TlsChannel, serve: ServeChannel, signal: AbortSignal): Promise<void> {
+  const abandon = (): void => void channel[Symbol.asyncDispose]();
+  signal.addEventListener("abort", abandon, { once: true });
+  try {
+    if (!signal.aborted) await serve(channel, signal);
+  } finally {
+    signal.removeEventListener("abort", abandon);
+    await channel[Symbol.asyncDispose]();
+  }
 }
