@@ -12,7 +12,7 @@ export class AtSignInvalid extends SyntaxInvalid {
 
 const RESERVED = /[!*'`();:&=+$,/?#[\]{}]/u;
 const WHITE_SPACE = /[\s\u0085]/u;
- 
+
 const CONTROL = /[\u0000-\u001f\u007f\u2400-\u241f\u2421\u2424\u2425]/u;
 
 /**

@@ -18,12 +18,12 @@ export class CommandScanner {
     if (line.includes("\n") || line.includes("\r")) this.refuse();
   }
 
-  get done(): boolean {
+  isDone(): boolean {
     return this.#at === this.#line.length;
   }
 
   /** The next character, or `""`. */
-  get next(): string {
+  peek(): string {
     return this.#line.charAt(this.#at);
   }
 
@@ -57,21 +57,26 @@ export class CommandScanner {
   choiceBeforeColon<Choice extends string>(prefix: string, choices: readonly Choice[]): Choice | undefined {
     return this.#attempt(() => {
       const choice = this.choice(prefix, choices);
-      return this.next === ":" ? choice : undefined;
+      return this.peek() === ":" ? choice : undefined;
     });
   }
 
   /** Steps over the text if it comes next and a colon follows. */
   skipBeforeColon(text: string): boolean {
-    return this.#attempt(() => (this.skip(text) && this.next === ":" ? true : undefined)) ?? false;
+    return this.#attempt(() => (this.skip(text) && this.peek() === ":" ? true : undefined)) ?? false;
   }
 
-  /** The value of an option `:name:value` if that comes next and the value fits; `false` of `accept` leaves it unread. */
+  /** The value of an option `:name:value`, as {@link takeIf}. */
   option(name: string, accept: (value: string) => boolean): string | undefined {
+    return this.takeIf(`:${name}:`, accept);
+  }
+
+  /** The word after the prefix, if that comes next and the word is accepted; otherwise nothing is read. */
+  takeIf(prefix: string, accept: (word: string) => boolean): string | undefined {
     return this.#attempt(() => {
-      if (!this.skip(`:${name}:`)) return undefined;
-      const value = this.word();
-      return value !== "" && accept(value) ? value : undefined;
+      if (!this.skip(prefix)) return undefined;
+      const word = this.word();
+      return word !== "" && accept(word) ? word : undefined;
     });
   }
 
@@ -106,7 +111,7 @@ export class CommandScanner {
 
   /** @throws {CommandInvalid} if anything is left. */
   end(): void {
-    if (!this.done) this.refuse();
+    if (!this.isDone()) this.refuse();
   }
 
   #attempt<Found>(read: () => Found | undefined): Found | undefined {

@@ -15,7 +15,7 @@ export const cram: VerbCodec<Cram> = {
   parse(line) {
     const scanner = new CommandScanner(line, cram.usage);
     scanner.expect("cram:");
-    if (scanner.done) scanner.refuse();
+    if (scanner.isDone()) scanner.refuse();
     return { digest: scanner.rest() };
   },
 };

@@ -30,7 +30,7 @@ export const from: VerbCodec<From> = {
     scanner.expect("from:");
     const at = scanner.skip("@") ? "@" : "";
     const atSign = parseAtSign(at + scanner.expectWord());
-    if (scanner.done) return { atSign };
+    if (scanner.isDone()) return { atSign };
     scanner.expect(":clientConfig:");
     return { atSign, clientConfig: parseClientConfig(scanner.rest()) };
   },

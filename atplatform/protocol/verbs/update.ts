@@ -39,7 +39,7 @@ export const update: VerbCodec<Update> = {
       ? "privatekey:at_pkam_publickey"
       : scanName(scanner, scanScope(scanner));
     // The first blank ends the key, a second one belongs to the value.
-    if (!/^\s/u.test(scanner.next)) scanner.refuse();
+    if (!/^\s/u.test(scanner.peek())) scanner.refuse();
     const value = scanner.rest().slice(1);
     if (value === "") scanner.refuse();
     return { key, value, options };
