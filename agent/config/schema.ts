@@ -1,0 +1,238 @@
+import * as v from "valibot";
+import { parseAtSign } from "../../atplatform/protocol/at-sign.js";
+import { driverId } from "../../drivers/config-parts.js";
+import { parseDevice, parseNamespace } from "../../messages/names.js";
+import { parseFingerprint } from "../../messages/pins.js";
+import { parseConsumer } from "../../messages/receipt.js";
+import { parseWith } from "./parse-with.js";
+
+const COMMAND_PATTERN = /^(?:\*|[A-Za-z0-9][A-Za-z0-9._-]{0,63})\/(?:\*|[A-Za-z0-9][A-Za-z0-9._-]{0,63})$/u;
+const ADDRESS = /^(?<host>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):(?<port>[0-9]{1,5})$/u;
+
+const atSign = (description: string, example: string) =>
+  v.pipe(
+    v.string(),
+    v.description(description),
+    v.examples([example]),
+    parseWith(parseAtSign, "expected an atSign such as @alice"),
+  );
+
+const pin = v.pipe(
+  v.string(),
+  parseWith(parseFingerprint, "expected sha256: and 64 lower-case hex digits"),
+  v.examples(["sha256:0f0e0d0c0b0a09080706050403020100ffeeddccbbaa99887766554433221100"]),
+);
+
+const address = v.pipe(
+  v.string(),
+  parseWith((text) => {
+    const { host, port } = ADDRESS.exec(text)?.groups ?? {};
+    if (!host || !port || Number(port) < 1 || Number(port) > 65_535) throw new TypeError("expected HOST:PORT");
+    return { host: host.replace(/^\[|\]$/gu, ""), port: Number(port) };
+  }),
+);
+
+const integer = (min: number, max: number) => v.pipe(v.number(), v.integer(), v.minValue(min), v.maxValue(max));
+const durability = v.picklist(["power-cut", "crash"]);
+
+const reader = v.pipe(
+  v.strictObject({
+    atsign: atSign("Who may read. Readings are encrypted for this atSign alone.", "@grower"),
+    key: v.optional(
+      v.pipe(
+        pin,
+        v.description(
+          "Fingerprint of the reader's encryption public key. Left out: the first key seen is kept and reported.",
+        ),
+      ),
+    ),
+    consumer: v.optional(
+      v.pipe(
+        v.string(),
+        parseWith(parseConsumer, "expected a name of letters, digits, blanks and . _ -, at most 64 characters"),
+        v.description(
+          "Whose receipts free the outbox: the name that `atedge watch --keep` or a collector reports under.",
+        ),
+      ),
+      "watch --keep",
+    ),
+    receipts: v.optional(
+      v.pipe(
+        v.boolean(),
+        v.description(
+          "false for a reader of other make that gives no receipts: readings then count as delivered when the reader's atServer has them.",
+        ),
+      ),
+      true,
+    ),
+  }),
+  v.description("An atSign that gets the readings. One table each."),
+);
+
+const allow = v.pipe(
+  v.strictObject({
+    atsign: atSign("Who may send the commands below: an exact name.", "@grower"),
+    key: v.optional(
+      v.pipe(
+        pin,
+        v.description(
+          "Fingerprint of the caller's encryption public key. Left out: the first key seen is kept and reported.",
+        ),
+      ),
+    ),
+    commands: v.pipe(
+      v.array(v.pipe(v.string(), v.regex(COMMAND_PATTERN, "expected target/command, where either may be *"))),
+      v.minLength(1),
+      v.description(
+        "What the caller may do, as `target/command`; the target is a driver's id, and either part may be `*`.",
+      ),
+      v.examples([["vent/*", "lamp/set"]]),
+    ),
+    unsigned: v.optional(
+      v.pipe(
+        v.boolean(),
+        v.description("true lets a client that only speaks plain AtRpc in: no seal and no signature is asked of it."),
+      ),
+      false,
+    ),
+  }),
+  v.description("An atSign that may send commands. Nothing is allowed that is not listed."),
+);
+
+const driver = v.pipe(
+  v.looseObject({
+    id: v.pipe(
+      driverId,
+      v.check((id) => id !== "agent", 'expected another name than "agent", which is the agent itself'),
+    ),
+    type: v.pipe(v.string(), v.description("The kind of driver; its own keys follow below."), v.examples(["serial"])),
+  }),
+  v.description("An instrument. One table each."),
+);
+
+const outbox = v.strictObject({
+  maxBytes: v.optional(
+    v.pipe(
+      integer(1_048_576, 1_099_511_627_776),
+      v.description(
+        "Most that waiting readings may take on the disk; then the oldest of the lowest class go, and the gap is declared.",
+      ),
+    ),
+    268_435_456,
+  ),
+  minFreeBytes: v.optional(
+    v.pipe(
+      integer(0, 1_099_511_627_776),
+      v.description("The outbox stops growing when less than this is free on its disk."),
+    ),
+    67_108_864,
+  ),
+});
+
+const classes = v.strictObject({
+  alarm: v.optional(
+    v.pipe(
+      durability,
+      v.description("When an alarm counts as accepted: on the disk, or safe from a crash of the agent."),
+    ),
+    "power-cut",
+  ),
+  answer: v.optional(v.pipe(durability, v.description("The same for the answer to a command.")), "power-cut"),
+  event: v.optional(v.pipe(durability, v.description("The same for an event.")), "power-cut"),
+  measurement: v.optional(v.pipe(durability, v.description("The same for a measurement.")), "power-cut"),
+});
+
+/**
+ * The agent's whole configuration: type, default, bounds and doc line of every key. The parser, the reference page and
+ * the example file all come from here. The keys of a driver's own kind come from that kind's schema.
+ */
+export const agentSchema = v.strictObject({
+  atsign: atSign("The device's own atSign.", "@greenhouse"),
+  device: v.pipe(
+    v.string(),
+    parseWith(parseDevice, "expected a to z, 0 to 9 and -, starting with a letter, at most 30 characters"),
+    v.description("The device's name under its atSign; part of every key."),
+    v.examples(["north"]),
+  ),
+  directory: v.optional(
+    v.pipe(address, v.description("HOST:PORT of the atDirectory. A platform of one's own has another one.")),
+    "root.atsign.org:64",
+  ),
+  ca: v.optional(
+    v.pipe(
+      v.string(),
+      v.nonEmpty(),
+      v.description(
+        "PEM file with a further certificate authority to trust, such as `ca.pem` of a platform of one's own.",
+      ),
+      v.examples(["/etc/atedge/ca.pem"]),
+    ),
+  ),
+  keys: v.optional(
+    v.pipe(
+      v.string(),
+      v.nonEmpty(),
+      v.description("The `.atKeys` file, mode 0600. Left out: `keys/@ATSIGN_key.atKeys` in the state folder."),
+      v.examples(["/var/lib/atedge/keys/@greenhouse_key.atKeys"]),
+    ),
+  ),
+  allowManagerKeys: v.optional(
+    v.pipe(
+      v.boolean(),
+      v.description(
+        "true accepts keys that may enrol others or reach every namespace; they do not belong on a device.",
+      ),
+    ),
+    false,
+  ),
+  stateDir: v.optional(
+    v.pipe(v.string(), v.nonEmpty(), v.description("Folder of the outbox and the ledger; one agent at a time.")),
+    "/var/lib/atedge",
+  ),
+  ns: v.optional(
+    v.pipe(
+      v.string(),
+      parseWith(parseNamespace, "expected a to z, 0 to 9 and _, starting with a letter, at most 55 characters"),
+      v.description("Application namespace: the end of every key. Both ends use the same."),
+    ),
+    "atedge",
+  ),
+  logLevel: v.optional(
+    v.pipe(
+      v.picklist(["debug", "info", "warn", "error"]),
+      v.description("The least that is logged on standard error."),
+    ),
+    "info",
+  ),
+  maxBatch: v.optional(v.pipe(integer(1, 1000), v.description("Most readings in one message.")), 100),
+  maxDelayMs: v.optional(
+    v.pipe(
+      integer(0, 3_600_000),
+      v.description("Longest that a reading waits for others to share its message; alarms never wait."),
+    ),
+    1000,
+  ),
+  stateIntervalMs: v.optional(
+    v.pipe(
+      integer(1000, 86_400_000),
+      v.description("Shortest time between two updates of a channel's latest value kept for readers."),
+    ),
+    60_000,
+  ),
+  outbox: v.optional(v.pipe(outbox, v.description("Room for readings that are not delivered yet.")), {}),
+  durability: v.optional(
+    v.pipe(
+      classes,
+      v.description("What each class of message survives: `power-cut` waits for the disk, `crash` does not."),
+    ),
+    {},
+  ),
+  reader: v.optional(v.array(reader), []),
+  allow: v.optional(v.array(allow), []),
+  driver: v.optional(v.array(driver), []),
+});
+
+/** The configuration as the file gives it, checked and with defaults. Paths are still as written. */
+export type AgentFile = v.InferOutput<typeof agentSchema>;
+export type ReaderConfig = AgentFile["reader"][number];
+export type AllowConfig = AgentFile["allow"][number];
