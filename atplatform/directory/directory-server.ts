@@ -1,10 +1,9 @@
-import type { TLSSocket } from "node:tls";
 import type { Clock } from "../../core/clock.js";
 import type { Log } from "../../core/log.js";
-import { ChildSignal, TaskGroup, type Disposable } from "../../core/scope.js";
-import { listenTls, type TlsIdentity, type TlsListener } from "../transport/listen.js";
+import { type Disposable } from "../../core/scope.js";
+import { listenTls, type ServerIdentity, type TlsListener } from "../transport/listen.js";
 import { pull } from "../transport/pull.js";
-import { TlsChannel } from "../transport/tls-channel.js";
+import type { TlsChannel } from "../transport/tls-channel.js";
 import { QueryFramer, type Query } from "./query-framer.js";
 
 /** A miss costs this long from the second on; the third and later end the connection (spec 1.4). */
@@ -17,7 +16,7 @@ const MAX_CONNECTIONS = 2_000;
 export interface DirectoryOptions {
   readonly host: string;
   readonly port: number;
-  readonly identity: TlsIdentity;
+  readonly identity: ServerIdentity;
   /** `host:port` of a bare, canonical atSign. */
   readonly find: (name: string) => string | undefined;
   readonly clock: Clock;
@@ -44,24 +43,23 @@ export class DirectoryServer implements Disposable {
   readonly counters: DirectoryCounters = { lookups: 0, misses: 0, refused: 0 };
   readonly #options: DirectoryOptions;
   readonly #connections = new Set<Connection>();
-  readonly #tasks: TaskGroup;
   readonly #sweeper: NodeJS.Timeout;
   #listener: TlsListener | undefined;
   #stopping = false;
 
-  private constructor(options: DirectoryOptions, signal: AbortSignal) {
-    this.#tasks = new TaskGroup(signal);
+  private constructor(options: DirectoryOptions) {
     this.#options = options;
     this.#sweeper = setInterval(() => this.#sweep(), SWEEP_MS).unref();
   }
 
   /** @throws a Node system error when the address cannot be listened on. */
   static async open(options: DirectoryOptions, signal: AbortSignal): Promise<DirectoryServer> {
-    const server = new DirectoryServer(options, signal);
+    const server = new DirectoryServer(options);
     const { host, port, identity, log } = options;
-    const onConnection = (socket: TLSSocket): void =>
-      server.#tasks.start((stop) => server.#serve(new TlsChannel(socket), stop));
-    server.#listener = await listenTls({ host, port, identity, log, onConnection }, signal);
+    const onHandshakeError = (error: Error): void => log.debug({ reason: error.message }, "TLS handshake failed");
+    const onFailure = (error: unknown): void => log.error({ err: error }, "a directory connection failed");
+    const listen = { host, port, identity, onHandshakeError, onFailure };
+    server.#listener = await listenTls(listen, (channel, stop) => server.#serve(channel, stop), signal);
     return server;
   }
 
@@ -73,7 +71,7 @@ export class DirectoryServer implements Disposable {
     return this.#connections.size;
   }
 
-  setIdentity(identity: TlsIdentity): void {
+  setIdentity(identity: ServerIdentity): void {
     this.#listener?.setIdentity(identity);
   }
 
@@ -85,38 +83,34 @@ export class DirectoryServer implements Disposable {
   async [Symbol.asyncDispose](): Promise<void> {
     clearInterval(this.#sweeper);
     await this.#listener?.[Symbol.asyncDispose]();
-    await this.#tasks[Symbol.asyncDispose]();
   }
 
   async #serve(channel: TlsChannel, stop: AbortSignal): Promise<void> {
     if (this.#connections.size >= MAX_CONNECTIONS) {
       this.counters.refused += 1;
-      channel.end();
       return;
     }
     const connection = { channel, lastQueryMs: this.#options.clock.monotonicMs() };
     this.#connections.add(connection);
-    await using gone = new ChildSignal(stop);
     try {
       if (this.#stopping) await channel.write("Stop in progress. Can't accept new requests.");
-      else await this.#answerAll(connection, gone);
+      else await this.#answerAll(connection, stop);
     } catch (error) {
       if (!stop.aborted) this.#options.log.debug({ reason: String(error) }, "directory connection dropped");
     } finally {
       this.#connections.delete(connection);
-      channel.end();
     }
   }
 
   /** Returns when the client leaves or has missed too often; throws on bytes that are no query. */
-  async #answerAll(connection: Connection, gone: ChildSignal): Promise<void> {
+  async #answerAll(connection: Connection, stop: AbortSignal): Promise<void> {
     const { channel } = connection;
     const { clock, find } = this.#options;
     const framer = new QueryFramer();
     const cut = (chunk: Buffer, into: Query[]): void => void into.push(...framer.push(chunk));
     let misses = 0;
     await channel.write("@");
-    for await (const query of pull(channel, cut, gone.signal)) {
+    for await (const query of pull(channel, cut, stop)) {
       if (query.type === "exit") return;
       connection.lastQueryMs = clock.monotonicMs();
       this.counters.lookups += 1;
@@ -124,7 +118,7 @@ export class DirectoryServer implements Disposable {
       if (address === undefined && query.name !== "") {
         this.counters.misses += 1;
         misses += 1;
-        if (misses > 1) await clock.sleep(MISS_WAIT_MS, gone.signal);
+        if (misses > 1) await clock.sleep(MISS_WAIT_MS, stop);
         if (misses > 2) return;
       }
       await channel.write(`${address ?? "null"}\r\n@`);

@@ -3,7 +3,7 @@ import { chmod, mkdir, readFile, rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Clock } from "../../core/clock.js";
 import { codeOf } from "../../core/errors.js";
-import type { TlsIdentity } from "../transport/listen.js";
+import type { ServerIdentity } from "../transport/listen.js";
 import { issueCertificate, makeKey } from "./certificate.js";
 
 const DAY_MS = 86_400_000;
@@ -24,11 +24,11 @@ export class DevCa {
   readonly #key: KeyObject;
   readonly #clock: Clock;
 
-  private constructor(dir: string, pair: TlsIdentity, clock: Clock) {
+  private constructor(dir: string, pair: ServerIdentity, clock: Clock) {
     this.#dir = dir;
     this.caFile = join(dir, "ca.pem");
-    this.caPem = pair.certificatePem;
-    this.#key = createPrivateKey(pair.keyPem);
+    this.caPem = pair.cert;
+    this.#key = createPrivateKey(pair.key);
     this.#clock = clock;
   }
 
@@ -40,15 +40,15 @@ export class DevCa {
     const commonName = "atedge development CA";
     const dates = validity(clock, AUTHORITY_DAYS);
     const pair = {
-      keyPem: pemOf(key),
-      certificatePem: issueCertificate({ commonName, hosts: [], ...dates }, key, { commonName, key }),
+      key: pemOf(key),
+      cert: issueCertificate({ commonName, hosts: [], ...dates }, key, { commonName, key }),
     };
     await writePair(dir, "ca", pair);
     return new DevCa(dir, pair, clock);
   }
 
   /** A leaf for these DNS names and IP addresses, kept in the folder and renewed when it nears its end. */
-  async leafFor(hosts: readonly [string, ...string[]]): Promise<TlsIdentity> {
+  async leafFor(hosts: readonly [string, ...string[]]): Promise<ServerIdentity> {
     const file = `leaf-${hosts[0].replace(/[^A-Za-z0-9.-]/gu, "_")}`;
     const kept = await readPair(this.#dir, file);
     if (kept && daysLeft(kept, this.#clock) > RENEW_DAYS && this.#serves(kept, hosts)) return kept;
@@ -56,13 +56,13 @@ export class DevCa {
     const issuer = { commonName: new X509Certificate(this.caPem).subject.replace(/^CN=/u, ""), key: this.#key };
     // A common name holds at most 64 characters (RFC 5280, ub-common-name); the names that count are in the SAN.
     const request = { commonName: hosts[0].slice(0, 64), hosts, ...validity(this.#clock, LEAF_DAYS) };
-    const pair = { keyPem: pemOf(key), certificatePem: issueCertificate(request, key, issuer) + this.caPem };
+    const pair = { key: pemOf(key), cert: issueCertificate(request, key, issuer) + this.caPem };
     await writePair(this.#dir, file, pair);
     return pair;
   }
 
-  #serves(pair: TlsIdentity, hosts: readonly string[]): boolean {
-    const leaf = new X509Certificate(pair.certificatePem);
+  #serves(pair: ServerIdentity, hosts: readonly string[]): boolean {
+    const leaf = new X509Certificate(pair.cert);
     if (!leaf.verify(new X509Certificate(this.caPem).publicKey)) return false;
     return hosts.every((host) => (leaf.checkIP(host) ?? leaf.checkHost(host)) !== undefined);
   }
@@ -76,27 +76,27 @@ function validity(clock: Clock, days: number): { notBeforeMs: number; notAfterMs
   return { notBeforeMs: now - DAY_MS, notAfterMs: now + days * DAY_MS };
 }
 
-function daysLeft(pair: TlsIdentity, clock: Clock): number {
-  return (Date.parse(new X509Certificate(pair.certificatePem).validTo) - clock.now()) / DAY_MS;
+function daysLeft(pair: ServerIdentity, clock: Clock): number {
+  return (Date.parse(new X509Certificate(pair.cert).validTo) - clock.now()) / DAY_MS;
 }
 
-async function readPair(dir: string, name: string): Promise<TlsIdentity | undefined> {
+async function readPair(dir: string, name: string): Promise<ServerIdentity | undefined> {
   try {
-    const [keyPem, certificatePem] = await Promise.all([
+    const [key, cert] = await Promise.all([
       readFile(join(dir, `${name}.key`), "utf8"),
       readFile(join(dir, `${name}.pem`), "utf8"),
     ]);
     // A crash between the two renames leaves halves of two pairs.
-    const matches = new X509Certificate(certificatePem).checkPrivateKey(createPrivateKey(keyPem));
-    return matches ? { keyPem, certificatePem } : undefined;
+    const matches = new X509Certificate(cert).checkPrivateKey(createPrivateKey(key));
+    return matches ? { key, cert } : undefined;
   } catch (error) {
     if (codeOf(error) === "ENOENT") return undefined;
     throw error;
   }
 }
 
-async function writePair(dir: string, name: string, pair: TlsIdentity): Promise<void> {
-  await replaceFile(join(dir, `${name}.key`), pair.keyPem, 0o600);
+async function writePair(dir: string, name: string, pair: ServerIdentity): Promise<void> {
+  await replaceFile(join(dir, `${name}.key`), pair.key, 0o600);
   await replaceFile(join(dir, `${name}.pem`), pair.cert, 0o644);
 }
 

@@ -35,8 +35,11 @@ export class TlsListener implements Disposable {
   readonly #stop: ChildSignal;
   readonly #serving: ReadonlySet<Promise<void>>;
 
-  constructor(server: Server, stop: ChildSignal, serving: ReadonlySet<Promise<void>>) {
+  readonly #clientCa: string | undefined;
+
+  constructor(server: Server, clientCa: string | undefined, stop: ChildSignal, serving: ReadonlySet<Promise<void>>) {
     this.#server = server;
+    this.#clientCa = clientCa;
     this.#stop = stop;
     this.#serving = serving;
   }
@@ -51,7 +54,14 @@ export class TlsListener implements Disposable {
 
   /** For new connections, as after the renewal of a certificate. */
   setIdentity({ cert, key }: ServerIdentity): void {
-    this.#server.setSecureContext({ cert, key });
+    // The whole context is replaced, what client certificates are checked against included.
+    const clientCa = this.#clientCa;
+    this.#server.setSecureContext({
+      cert,
+      key,
+      minVersion: "TLSv1.2",
+      ...(clientCa !== undefined && { ca: clientCa }),
+    });
   }
 
   /** Takes no more connections; those that are there go on. */
@@ -109,7 +119,7 @@ export async function listenTls(
       resolve();
     });
   });
-  return new TlsListener(server, stop, serving);
+  return new TlsListener(server, clientCa, stop, serving);
 }
 
 async function serveOne(channel: TlsChannel, serve: ServeChannel, signal: AbortSignal): Promise<void> {

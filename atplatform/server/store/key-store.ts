@@ -1,16 +1,14 @@
 import type { Statement } from "better-sqlite3";
 import type { Db } from "./database.js";
-import type { Metadata } from "./metadata.js";
+import type { CommitOperation } from "../../protocol/verbs/sync-from.js";
+import type { StoredMetadata } from "./metadata.js";
 
 export interface KeyRecord {
   readonly name: string;
   /** `null`: only metadata was ever written (`update:meta`). */
   readonly value: string | null;
-  readonly metadata: Metadata;
+  readonly metadata: StoredMetadata;
 }
-
-/** `+` a value, `#` metadata, `*` both, `-` a deletion. */
-export type CommitOperation = "+" | "#" | "*" | "-";
 
 export interface Change {
   readonly commitId: number;
@@ -86,7 +84,7 @@ export class KeyStore {
 
   get(name: string): KeyRecord | undefined {
     const row = this.#get.get(name);
-    return row && { ...row, metadata: JSON.parse(row.metadata) as Metadata };
+    return row && { ...row, metadata: JSON.parse(row.metadata) as StoredMetadata };
   }
 
   /** Writes a record and logs it, unless names of its kind are never logged. Gives the commit id. */
@@ -179,6 +177,6 @@ export function isActive({ metadata }: KeyRecord, nowMs: number): boolean {
 
 /** Only {@link KeyStore} writes the metadata column. */
 function toChange({ commitId, name, operation, value, metadata }: ChangeRow): Change {
-  const record = metadata === null ? undefined : { name, value, metadata: JSON.parse(metadata) as Metadata };
+  const record = metadata === null ? undefined : { name, value, metadata: JSON.parse(metadata) as StoredMetadata };
   return { commitId, name, operation, record };
 }
