@@ -59,7 +59,11 @@ const PREFIXES: readonly (readonly [prefix: string, verb: VerbName])[] = [
   ["keys:", "keys"],
 ];
 
-const WHOLE_LINES: Readonly<Record<string, VerbName>> = { pol: "pol", info: "info", "info:brief": "info" };
+const WHOLE_LINES: ReadonlyMap<string, VerbName> = new Map([
+  ["pol", "pol"],
+  ["info", "info"],
+  ["info:brief", "info"],
+]);
 const LONGEST = "notify:status:".length;
 
 /** What ends a session, on atServer and atDirectory alike; no verb. */
@@ -83,6 +87,6 @@ export function normaliseCommand(line: string): string {
 /** The verb of a normalised line; `undefined` has the answer AT0003, `invalid command`. */
 export function verbOf(line: string): VerbName | undefined {
   const start = line.slice(0, LONGEST).toLowerCase();
-  const whole = line.length <= LONGEST ? WHOLE_LINES[start] : undefined;
+  const whole = line.length <= LONGEST ? WHOLE_LINES.get(start) : undefined;
   return whole ?? PREFIXES.find(([prefix]) => start.startsWith(prefix))?.[1];
 }

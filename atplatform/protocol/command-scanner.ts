@@ -1,6 +1,7 @@
 import { badSyntax } from "./verb-codec.js";
 
 const WORD_END = /[:@\s]/gu;
+const LABEL_END = /[:\s]/gu;
 
 /**
  * Walks once over a command, left to right, without backtracking: time is linear in the line, whatever a peer sends.
@@ -82,10 +83,12 @@ export class CommandScanner {
 
   /** Characters up to a colon, an `@` or white space; may be empty. */
   word(): string {
-    const from = this.#at;
-    WORD_END.lastIndex = from;
-    this.#at = WORD_END.exec(this.#line)?.index ?? this.#line.length;
-    return this.#line.slice(from, this.#at);
+    return this.#upTo(WORD_END);
+  }
+
+  /** Characters up to a colon or white space; may be empty. */
+  label(): string {
+    return this.#upTo(LABEL_END);
   }
 
   /** @throws {CommandInvalid} if no such character comes next. */
@@ -112,6 +115,13 @@ export class CommandScanner {
   /** @throws {CommandInvalid} if anything is left. */
   end(): void {
     if (!this.isDone()) this.refuse();
+  }
+
+  #upTo(end: RegExp): string {
+    const from = this.#at;
+    end.lastIndex = from;
+    this.#at = end.exec(this.#line)?.index ?? this.#line.length;
+    return this.#line.slice(from, this.#at);
   }
 
   #attempt<Found>(read: () => Found | undefined): Found | undefined {

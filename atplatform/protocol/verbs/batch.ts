@@ -24,8 +24,9 @@ export const batch: VerbCodec<Batch> = {
   parse(line) {
     const scanner = new CommandScanner(line, batch.usage);
     scanner.expect("batch:");
+    const json = scanner.rest() || scanner.refuse();
     try {
-      return { commands: arrayOf(parseJson(scanner.rest(), "batch"), "batch").map(parseBatchCommand) };
+      return { commands: arrayOf(parseJson(json, "batch"), "batch").map(parseBatchCommand) };
     } catch (cause) {
       if (cause instanceof SyntaxInvalid) throw new CommandInvalid(cause.message, "AT0022", { cause });
       throw cause;

@@ -1,6 +1,6 @@
 import { parseAtSign, type AtSign } from "../at-sign.js";
 import { CommandScanner } from "../command-scanner.js";
-import { field, oneLine, type VerbCodec } from "../verb-codec.js";
+import { badSyntax, field, oneLine, type VerbCodec } from "../verb-codec.js";
 
 /** The list of atSigns that may not connect, and settings that are for tests. */
 export type Config =
@@ -21,6 +21,7 @@ export const config: VerbCodec<Config> = {
         return "config:block:show";
       case "block-add":
       case "block-remove":
+        if (command.atSigns.length === 0) throw badSyntax(config.usage);
         return oneLine(
           `config:block:${command.action === "block-add" ? "add" : "remove"}:${command.atSigns.join(" ")}`,
         );

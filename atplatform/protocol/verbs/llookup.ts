@@ -10,7 +10,7 @@ export interface Llookup {
   readonly key: string;
 }
 
-const KEY = /^(?:cached:)?(?:@[^:@\s]+:)?[^:@\s][^@\s]*@[^:@\s]+$/u;
+const KEY = /^(?:cached:)?(?:(?:public|private|local|@[^:@\s]+):)?[^:@\s]+@[^:@\s]+$/u;
 
 /** `llookup[:meta|:all]:<key>`: reads a record held by one's own atServer. */
 export const llookup: VerbCodec<Llookup> = {

@@ -16,7 +16,7 @@ export interface Lookup {
 /** `lookup:[bypassCache:true:][meta:|all:]phone.wavi@bob`: reads what the owner shares with whoever asks. */
 export const lookup: VerbCodec<Lookup> = {
   usage: "e.g lookup:location@bob",
-  format: (command) => formatLookup("lookup", command, /^[^:\s][^\s]*$/u),
+  format: (command) => formatLookup("lookup", command, /^(?!(?:bypassCache|meta|all):)[^:\s]\S*$/iu),
   parse: (line) => parseLookup("lookup", line, lookup.usage),
 };
 

@@ -49,7 +49,7 @@ export const notify: VerbCodec<Notify> = {
         priority === undefined ? "" : `:priority:${priority}`,
         strategy === undefined ? "" : `:strategy:${strategy}`,
         latestN === undefined ? "" : `:latestN:${integer("latestN", latestN)}`,
-        notifier === undefined ? "" : `:notifier:${field("notifier", notifier, /^[^\s:@]+$/u)}`,
+        notifier === undefined ? "" : `:notifier:${field("notifier", notifier, /^[^\s:]+$/u)}`,
         ttlnMs === undefined ? "" : `:ttln:${integer("ttlnMs", ttlnMs)}`,
         formatMetadataOptions(options),
         `:${to ?? "public"}:${field("key", key, KEY)}`,
@@ -68,7 +68,7 @@ export const notify: VerbCodec<Notify> = {
     const priority = scanner.choice(":priority:", ["low", "medium", "high"]);
     const strategy = scanner.choice(":strategy:", ["all", "latest"]);
     const latestN = uint(scanner, "latestN");
-    const notifier = scanner.option("notifier", () => true);
+    const notifier = scanner.skip(":notifier:") ? scanner.label() || scanner.refuse() : undefined;
     const ttlnMs = uint(scanner, "ttln");
     const options = scanMetadataOptions(scanner);
     const scope = scanScope(scanner) ?? scanner.refuse();
