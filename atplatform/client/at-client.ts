@@ -1,0 +1,295 @@
+import { randomUUID } from "node:crypto";
+import { type Clock, systemClock } from "../../core/clock.js";
+import { LimitExceeded } from "../../core/errors.js";
+import { type Log, silentLog } from "../../core/log.js";
+import { ChildSignal, type Disposable } from "../../core/scope.js";
+import type { Secret } from "../../core/secret.js";
+import { decryptText, encryptText, newIv, parseIv } from "../crypto/aes-ctr.js";
+import { knownAlgorithm } from "../crypto/algorithms.js";
+import type { AtKeys } from "../crypto/at-keys.js";
+import { DecryptionFailed } from "../crypto/errors.js";
+import type { AtSign } from "../protocol/at-sign.js";
+import type { MetadataOptions } from "../protocol/metadata-options.js";
+import { notify, type Priority } from "../protocol/verbs/notify.js";
+import { notifyStatus } from "../protocol/verbs/notify-by-id.js";
+import { connectTls, TlsSessions } from "../transport/connect.js";
+import { type Connect, Directory, type DirectoryAddress } from "../transport/directory.js";
+import { ConnectionLost } from "../transport/errors.js";
+import { CommandLink, type LinkHealth } from "./command-link.js";
+import { Dialer } from "./dialer.js";
+import { logInWithKey } from "./login.js";
+import type { Notification } from "./notification.js";
+import { PublicKeys } from "./public-keys.js";
+import {
+  type AtRecord,
+  decryptWithAny,
+  MAX_VALUE_BYTES,
+  type PutOptions,
+  type RecordName,
+  Records,
+} from "./records.js";
+import { type SharedKey, SharedKeys } from "./shared-keys.js";
+import { type SubscribeOptions, Subscription, type SubscriptionHealth } from "./subscription.js";
+
+export interface AtClientOptions {
+  readonly atSign: AtSign;
+  readonly keys: AtKeys;
+  readonly directory: DirectoryAddress;
+  /** PEM text of a further root, such as a platform's own `ca.pem`. */
+  readonly ca?: string;
+  readonly clock?: Clock;
+  readonly log?: Log;
+  readonly connectTimeoutMs?: number;
+  readonly commandTimeoutMs?: number;
+}
+
+export interface OutgoingNotification {
+  /** A UUID of one's own, to send the same one again; a new one when left out. */
+  readonly id?: string;
+  readonly to: AtSign;
+  /** Entity with its namespace, e.g. `telemetry.north.atedge`. */
+  readonly key: string;
+  readonly operation?: "update" | "delete";
+  readonly value?: string;
+  /** How long the notification is of use, at our atServer and then at the receiver's. */
+  readonly ttlnMs: number;
+  /** Another AES key than the shared one; it goes along, encrypted for the receiver. */
+  readonly encryptWith?: Uint8Array;
+  /** False sends the value in clear text. */
+  readonly encrypt?: boolean;
+  readonly priority?: Priority;
+  /** `latest`: of those with the same `notifier` that wait for the receiver, only the newest `latestN` stay. */
+  readonly strategy?: "all" | "latest";
+  readonly latestN?: number;
+  readonly notifier?: string;
+  /** Metadata of the record that the receiver's atServer keeps when `ttrSeconds` is given. */
+  readonly record?: Pick<MetadataOptions, "ttlMs" | "ttbMs" | "ttrSeconds" | "ccd">;
+}
+
+export type NotificationStatus = "queued" | "delivered" | "errored" | "expired" | "unknown";
+
+export interface ReceivedNotification extends Notification {
+  /**
+   * The value in clear text, and the key that it was encrypted with, so that a seal can be checked. Not before the
+   * sender has passed the policy: this can cost RSA operations and look-ups.
+   *
+   * @throws {DecryptionFailed} also when it was not encrypted at all, or has no value.
+   */
+  decrypt(signal: AbortSignal): Promise<{ readonly text: string; readonly aesKey: Uint8Array }>;
+}
+
+export interface AtClientHealth {
+  readonly command: LinkHealth;
+  readonly subscriptions: readonly SubscriptionHealth[];
+}
+
+const CONNECT_TIMEOUT_MS = 10_000;
+const COMMAND_TIMEOUT_MS = 30_000;
+const STATUSES: readonly NotificationStatus[] = ["queued", "delivered", "errored", "expired"];
+
+/** A client for one atSign. It connects when it is first needed; keys that are refused show then. */
+export function openAtClient(options: AtClientOptions, signal: AbortSignal): Promise<AtClient> {
+  signal.throwIfAborted();
+  return Promise.resolve(new AtClient(options));
+}
+
+/**
+ * One atSign on the atPlatform: records, notifications, subscriptions, keys. Uses one command connection, made anew
+ * after a loss, and one more for each subscription.
+ */
+export class AtClient implements Disposable {
+  readonly atSign: AtSign;
+  readonly #clock: Clock;
+  readonly #log: Log;
+  readonly #dialer: Dialer;
+  readonly #link: CommandLink;
+  readonly #publicKeys: PublicKeys;
+  readonly #sharedKeys: SharedKeys;
+  readonly #selfKey: Secret<Uint8Array>;
+  readonly #records: Records;
+  readonly #subscriptions = new Set<Subscription>();
+  readonly #life = new ChildSignal(new AbortController().signal);
+
+  /** Use {@link openAtClient}. */
+  constructor(options: AtClientOptions) {
+    const { atSign, keys, directory: address, ca, clock = systemClock, log = silentLog } = options;
+    const sessions = new TlsSessions();
+    const timeoutMs = options.connectTimeoutMs ?? CONNECT_TIMEOUT_MS;
+    const connect: Connect = (to, signal) => connectTls({ ...to, ca, sessions, clock, timeoutMs }, signal);
+    this.atSign = atSign;
+    this.#selfKey = keys.selfKey;
+    this.#clock = clock;
+    this.#log = log.child({ atSign });
+    this.#dialer = new Dialer({
+      atSign,
+      directory: new Directory({ address, connect, clock, answerTimeoutMs: timeoutMs }),
+      connect,
+      clock,
+      commandTimeoutMs: options.commandTimeoutMs ?? COMMAND_TIMEOUT_MS,
+      logIn: (connection, signal) => logInWithKey(connection, atSign, keys, signal),
+    });
+    this.#link = new CommandLink({ dialer: this.#dialer, clock, log: this.#log });
+    this.#publicKeys = new PublicKeys({ atSign, link: this.#link, clock });
+    this.#sharedKeys = new SharedKeys({
+      atSign,
+      encryption: keys.encryption,
+      link: this.#link,
+      publicKeys: this.#publicKeys,
+      clock,
+      life: this.#life.signal,
+    });
+    this.#records = new Records({
+      atSign,
+      keys,
+      link: this.#link,
+      publicKeys: this.#publicKeys,
+      sharedKeys: this.#sharedKeys,
+    });
+  }
+
+  get health(): AtClientHealth {
+    return {
+      command: this.#link.health,
+      subscriptions: [...this.#subscriptions].map((subscription) => subscription.health),
+    };
+  }
+
+  /** A command as it stands on the wire, without its newline; the rest is for those who know the protocol. */
+  async send(line: string, options: { readonly repeatable?: boolean }, signal: AbortSignal): Promise<string> {
+    return await this.#link.send(line, options, signal);
+  }
+
+  /**
+   * Sends a notification. Resolves with the id when our own atServer has it, which is not yet delivery. With an id of
+   * one's own it can be sent again without harm.
+   */
+  async notify(notification: OutgoingNotification, signal: AbortSignal): Promise<string> {
+    const { to, key, value, operation = "update", encrypt = true, encryptWith } = notification;
+    const { priority = "low", strategy = "all", latestN = 1, notifier = "SYSTEM", record = {} } = notification;
+    const isSecret = encrypt && value !== undefined;
+    const isForUs = to === this.atSign;
+    const shared = isSecret && !isForUs ? await this.#sharedKeys.forSending(to, signal, encryptWith) : undefined;
+    const aesKey = shared?.aesKey ?? encryptWith ?? this.#selfKey.reveal();
+    const iv = newIv();
+    const line = notify.format({
+      id: notification.id ?? randomUUID(),
+      operation,
+      messageType: "key",
+      priority,
+      strategy,
+      latestN,
+      notifier,
+      ttlnMs: notification.ttlnMs,
+      options: {
+        ...record,
+        isEncrypted: isSecret,
+        ...(shared && { sharedKeyEnc: shared.sharedKeyEnc, pubKeyCS: shared.pubKeyCS }),
+        ...(isSecret && { ivNonce: iv.toString("base64") }),
+      },
+      to,
+      key,
+      owner: this.atSign,
+      ...(value !== undefined && { value: isSecret ? encryptText(value, aesKey, iv) : value }),
+    });
+    if (line.length > MAX_VALUE_BYTES) throw new LimitExceeded(`a notification has at most ${MAX_VALUE_BYTES} bytes`);
+    return await this.#link.send(line, { repeatable: true }, signal);
+  }
+
+  /** What our own atServer knows of it. `delivered`: to the receiver's atServer. Past `ttlnMs` it forgets. */
+  async notificationStatus(id: string, signal: AbortSignal): Promise<NotificationStatus> {
+    const answer = await this.#link.send(notifyStatus.format({ id }), { repeatable: true }, signal);
+    return STATUSES.find((status) => status === answer) ?? "unknown";
+  }
+
+  /** Writes a record of ours; resolves with its commit id. */
+  async put(
+    name: Omit<RecordName, "by">,
+    value: string | Uint8Array,
+    options: PutOptions,
+    signal: AbortSignal,
+  ): Promise<number> {
+    return await this.#records.put(name, value, options, signal);
+  }
+
+  /** Reads a record of ours or of another; `undefined` when there is none. `fresh` passes caches by. */
+  async get(
+    name: RecordName,
+    options: { readonly fresh?: boolean },
+    signal: AbortSignal,
+  ): Promise<AtRecord | undefined> {
+    return await this.#records.get(name, options, signal);
+  }
+
+  async delete(name: Omit<RecordName, "by">, signal: AbortSignal): Promise<void> {
+    await this.#records.delete(name, signal);
+  }
+
+  /** Full names on our atServer, or (`of`) of what another atSign shares with us. */
+  async scan(
+    options: { readonly regex?: string; readonly showHidden?: boolean; readonly of?: AtSign },
+    signal: AbortSignal,
+  ): Promise<readonly string[]> {
+    return await this.#records.scan(options, signal);
+  }
+
+  /** Base64 SPKI text of an atSign's encryption public key. @throws {NotActivated} */
+  async publicKeyOf(atSign: AtSign, options: { readonly fresh?: boolean }, signal: AbortSignal): Promise<string> {
+    return (await this.#publicKeys.get(atSign, options, signal)).text;
+  }
+
+  /** The AES key that we encrypt with for `peer`; made when there is none. */
+  async sharedKeyFor(peer: AtSign, signal: AbortSignal): Promise<SharedKey> {
+    return await this.#sharedKeys.forSending(peer, signal);
+  }
+
+  /**
+   * Notifications as they come, for ever; survives losses of the connection, drops repeats, and goes on where it was.
+   * One counts as handled when the next is asked for. Ends when `signal` aborts or the client is disposed.
+   */
+  async *subscribe(options: SubscribeOptions, signal: AbortSignal): AsyncGenerator<ReceivedNotification, void> {
+    await using child = new ChildSignal(signal);
+    const end = (): void => child.abort(this.#life.signal.reason);
+    this.#life.signal.addEventListener("abort", end, { once: true });
+    if (this.#life.signal.aborted) end();
+    const subscription = new Subscription(
+      {
+        atSign: this.atSign,
+        dialer: this.#dialer,
+        clock: this.#clock,
+        log: this.#log,
+        onSharedKey: (from) => this.#sharedKeys.forget(from),
+      },
+      options,
+    );
+    this.#subscriptions.add(subscription);
+    try {
+      for await (const notification of subscription.run(child.signal)) {
+        yield { ...notification, decrypt: (signal) => this.#decrypt(notification, signal) };
+      }
+    } finally {
+      this.#subscriptions.delete(subscription);
+      this.#life.signal.removeEventListener("abort", end);
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#life.abort(new ConnectionLost("the client was closed"));
+    await this.#link[Symbol.asyncDispose]();
+    await this.#life[Symbol.asyncDispose]();
+  }
+
+  async #decrypt(
+    { from, isEncrypted, value, key, messageType, ivNonce, sharedKeyEnc, encAlgo }: Notification,
+    signal: AbortSignal,
+  ): Promise<{ readonly text: string; readonly aesKey: Uint8Array }> {
+    const encrypted = messageType === "text" ? key : value;
+    if (!isEncrypted || encrypted === null) throw new DecryptionFailed("the notification has no encrypted value");
+    if (encAlgo !== undefined) knownAlgorithm("encAlgo", encAlgo);
+    const iv = parseIv(ivNonce);
+    if (from === this.atSign) {
+      const aesKey = this.#selfKey.reveal();
+      return { text: decryptText(encrypted, aesKey, iv), aesKey };
+    }
+    return await decryptWithAny(this.#sharedKeys.forReading(from, sharedKeyEnc, signal), encrypted, iv);
+  }
+}
