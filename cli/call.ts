@@ -1,0 +1,93 @@
+import type { Command } from "commander";
+import { EdgeError } from "../core/errors.js";
+import type { JsonObject } from "../messages/json-field.js";
+import type { CallOutcome } from "../remote/call.js";
+import { interruption, openRemote, withRemoteOptions, type RemoteOptions } from "./remote-options.js";
+
+interface CallCliOptions extends RemoteOptions {
+  readonly id?: string;
+  readonly timeout: string;
+  readonly ackTimeout: string;
+}
+
+const EXAMPLES = `
+Examples:
+  atedge call @greenhouse/north vent open '{"percent":40}' --as @grower
+  atedge call @greenhouse/north lamp set '{"on":true}' --as @grower --directory localhost:6464 --ca platform/ca.pem
+
+The exit code is 0 when the device did it, and 1 with the reason when not. When you cannot know ("unknown", "offline"),
+call again with the same --id: the device acts once on one id, and gives the stored answer again.`;
+
+export function register(program: Command): void {
+  withRemoteOptions(program.command("call"))
+    .description("send a command to a device and print its answer")
+    .argument("<@owner/device>", "whose device, and which")
+    .argument("<target>", "driver of the device")
+    .argument("<command>", "command of the driver")
+    .argument("[args]", "arguments as a JSON object", "{}")
+    .option("--id <id>", "name of the command; the same name never acts twice (default: a new one)")
+    .option("--timeout <seconds>", "for the result; then the command expires too", "30")
+    .option("--ack-timeout <seconds>", "for a sign of the device", "5")
+    .addHelpText("after", EXAMPLES)
+    .action(async (subject: string, target: string, command: string, args: string, options: CallCliOptions) => {
+      const { randomUUID } = await import("node:crypto");
+      const { call } = await import("../remote/call.js");
+      const signal = interruption();
+      const parsed = parseArgs(args);
+      const timeoutMs = parseSeconds("--timeout", options.timeout);
+      const ackTimeoutMs = parseSeconds("--ack-timeout", options.ackTimeout);
+      const { id = randomUUID() } = options;
+      const { session, log } = await openRemote(subject, options, signal);
+      await using _ = session;
+      const { owner, address, platform, trust, outbound } = session;
+      const outcome = await call(
+        { platform, trust, outbound, owner, address, target, command, args: parsed, id, timeoutMs, ackTimeoutMs, log },
+        signal,
+      ).catch((error: unknown) => {
+        if (signal.aborted) return undefined;
+        throw error;
+      });
+      if (outcome?.kind !== "success") process.exitCode = 1;
+      if (outcome) print(outcome, id, options.json ?? false);
+      else process.stderr.write(`atedge: interrupted; the device may have the command: --id ${id} asks again\n`);
+    });
+}
+
+function print(outcome: CallOutcome, id: string, json: boolean): void {
+  if (json) process.stdout.write(`${JSON.stringify({ ...outcome, id })}\n`);
+  else if (outcome.kind === "success") process.stdout.write(`${JSON.stringify(outcome.result)}\n`);
+  else process.stderr.write(`atedge: ${failureText(outcome, id)}\n`);
+}
+
+function failureText(outcome: Exclude<CallOutcome, { readonly kind: "success" }>, id: string): string {
+  const { kind, message } = outcome;
+  switch (kind) {
+    case "refused":
+    case "failed":
+      return message === outcome.reason ? `${kind}: ${message}` : `${kind}: ${outcome.reason}: ${message}`;
+    case "unknown":
+    case "offline":
+      return `${kind}: ${message}; --id ${id} asks again without doing it twice`;
+  }
+}
+
+/** Not a usable argument; like what commander refuses, but known only after parsing. */
+class ArgumentInvalid extends EdgeError {
+  override readonly code = "ARGUMENT_INVALID";
+}
+
+function parseArgs(text: string): JsonObject {
+  try {
+    const value: unknown = JSON.parse(text);
+    if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as JsonObject;
+  } catch {
+    // Told below: what the parser says about its position helps nobody on a command line.
+  }
+  throw new ArgumentInvalid(`args: expected a JSON object such as '{"on":true}', got ${text}`);
+}
+
+function parseSeconds(option: string, text: string): number {
+  const seconds = Number(text);
+  if (seconds > 0 && seconds <= 24 * 3600) return seconds * 1000;
+  throw new ArgumentInvalid(`${option}: expected seconds, 86400 at most, got ${text}`);
+}

@@ -1,0 +1,105 @@
+import { readFile, stat } from "node:fs/promises";
+import { homedir } from "node:os";
+import { join } from "node:path";
+import { openAtClient } from "../atplatform/client/at-client.js";
+import { readAtKeysFile } from "../atplatform/crypto/at-keys-file.js";
+import { parseAtSign } from "../atplatform/protocol/at-sign.js";
+import { parseDirectoryAddress } from "../atplatform/transport/directory.js";
+import { codeOf, EdgeError } from "../core/errors.js";
+import type { Log } from "../core/log.js";
+import { Scope, type Disposable } from "../core/scope.js";
+import { parseAddress, type DeviceAddress } from "../messages/names.js";
+import { PeerTrust } from "../messages/peer-trust.js";
+import { parseFingerprint } from "../messages/pins.js";
+import { platformOf } from "./at-client-platform.js";
+import { Outbound } from "./outbound.js";
+import { defaultStateDir, openPinFile } from "./pin-file.js";
+import type { Platform } from "./platform.js";
+
+/** Something that the user gave cannot be used; the message says what to do. */
+export class SessionRefused extends EdgeError {
+  override readonly code = "SESSION_REFUSED";
+}
+
+export interface SessionOptions {
+  /** `@owner/device`. */
+  readonly subject: string;
+  /** Who we are. */
+  readonly as: string;
+  /** The `.atKeys` file; left out: `~/.atsign/keys/<atSign>_key.atKeys`, where other SDKs keep it too. */
+  readonly keys?: string;
+  /** `host:port` of the atDirectory. */
+  readonly directory: string;
+  /** A PEM file with a further root. */
+  readonly ca?: string;
+  readonly ns: string;
+  /** The owner's fingerprint; left out: first use. */
+  readonly key?: string;
+  /** Folder of the pins; `~/.config/atedge` when left out. */
+  readonly state?: string;
+  readonly log: Log;
+}
+
+/** All that `watch` and `call` need, for one device as one atSign. */
+export interface Session extends Disposable {
+  readonly owner: string;
+  readonly address: DeviceAddress;
+  readonly platform: Platform;
+  readonly trust: PeerTrust;
+  readonly outbound: Outbound;
+}
+
+/** @throws {SessionRefused} @throws {EdgeError} of the part that is at fault. */
+export async function openSession(options: SessionOptions, signal: AbortSignal): Promise<Session> {
+  const { owner, address } = parseSubject(options.subject, options.ns);
+  const atSign = parseAtSign(options.as);
+  const keys = await readKeys(options.keys ?? defaultKeysFile(atSign), atSign);
+  const ca = options.ca === undefined ? undefined : await readText(options.ca);
+  const stateDir = options.state ?? defaultStateDir();
+  const remembered = await openPinFile(join(stateDir, "pins.json"));
+  const scope = new Scope();
+  const client = scope.use(
+    await openAtClient(
+      {
+        atSign,
+        keys,
+        directory: parseDirectoryAddress(options.directory),
+        ...(ca !== undefined && { ca }),
+        log: options.log,
+      },
+      signal,
+    ),
+  );
+  const platform = platformOf(client, keys);
+  const configured = new Map(options.key === undefined ? [] : [[owner, parseFingerprint(options.key)]]);
+  const trust = new PeerTrust({ us: atSign, address, records: platform, configured, remembered, log: options.log });
+  const outbound = new Outbound(platform, owner, address);
+  return { owner, address, platform, trust, outbound, [Symbol.asyncDispose]: () => scope[Symbol.asyncDispose]() };
+}
+
+function parseSubject(text: string, ns: string): { readonly owner: string; readonly address: DeviceAddress } {
+  const [owner, device, ...rest] = text.split("/");
+  if (!owner || !device || rest.length > 0)
+    throw new SessionRefused(`expected @owner/device, such as @greenhouse/north, got ${JSON.stringify(text)}`);
+  return { owner: parseAtSign(owner), address: parseAddress(device, ns) };
+}
+
+const defaultKeysFile = (atSign: string): string => join(homedir(), ".atsign", "keys", `${atSign}_key.atKeys`);
+
+async function readKeys(path: string, atSign: string) {
+  try {
+    const { mode } = await stat(path);
+    if ((mode & 0o077) !== 0) throw new SessionRefused(`others can read or change ${path}: chmod 600 ${path}`);
+    return await readAtKeysFile(path);
+  } catch (cause) {
+    if (cause instanceof EdgeError) throw cause;
+    const hint = codeOf(cause) === "ENOENT" ? `: name the key file of ${atSign} with --keys FILE` : "";
+    throw new SessionRefused(`${path} cannot be read (${codeOf(cause) ?? "unknown error"})${hint}`, { cause });
+  }
+}
+
+async function readText(path: string): Promise<string> {
+  return readFile(path, "utf8").catch((cause: unknown) => {
+    throw new SessionRefused(`${path} cannot be read (${codeOf(cause) ?? "unknown error"})`, { cause });
+  });
+}
