@@ -1,0 +1,118 @@
+import type { Database } from "better-sqlite3";
+import { EdgeError } from "../../core/errors.js";
+
+/** The file was written by a newer version; nothing was changed. */
+export class StoreTooNew extends EdgeError {
+  override readonly code = "STORE_TOO_NEW";
+}
+
+/** One a version, never changed once released: `user_version` counts how many of them a file has seen. */
+const MIGRATIONS: readonly string[] = [
+  `
+  CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+
+  -- Readings in the order of their acceptance. timeMs is NULL until the clock is known: then monotonicMs counts, within
+  -- that boot. body is JSON: [name, unit or null, value].
+  CREATE TABLE reading (
+    class INTEGER NOT NULL,
+    id INTEGER NOT NULL,
+    timeMs INTEGER,
+    boot INTEGER,
+    monotonicMs INTEGER,
+    body TEXT NOT NULL,
+    PRIMARY KEY (class, id)
+  ) WITHOUT ROWID;
+  CREATE INDEX undated ON reading (boot) WHERE timeMs IS NULL;
+
+  -- Boots that have readings without a date. The bracket is known once the boot has ended.
+  CREATE TABLE boot (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, fromMs INTEGER NOT NULL, toMs INTEGER);
+
+  -- One a reader and class. packedTo: the last reading that is in a pack or given up.
+  -- The gap columns: what was given up and is not yet declared in a message of its own (gapReason NULL: nothing).
+  -- gapToSeq NULL: up to the number that the message gets.
+  CREATE TABLE stream (
+    id INTEGER PRIMARY KEY,
+    reader TEXT NOT NULL,
+    class INTEGER NOT NULL,
+    stream TEXT NOT NULL,
+    inc INTEGER NOT NULL,
+    prevStream TEXT,
+    prevInc INTEGER,
+    lastSeq INTEGER NOT NULL DEFAULT 0,
+    packedTo INTEGER NOT NULL,
+    gapFromSeq INTEGER,
+    gapToSeq INTEGER,
+    gapReadings INTEGER,
+    gapTimeFrom INTEGER,
+    gapTimeTo INTEGER,
+    gapReason TEXT,
+    UNIQUE (reader, class)
+  );
+
+  -- Formed messages without a receipt. A pack has firstRow and lastRow, a gap has fromSeq, toSeq and reason.
+  CREATE TABLE message (
+    stream INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    firstRow INTEGER,
+    lastRow INTEGER,
+    readings INTEGER,
+    fromSeq INTEGER,
+    toSeq INTEGER,
+    timeFrom INTEGER,
+    timeTo INTEGER,
+    reason TEXT,
+    PRIMARY KEY (stream, seq)
+  ) WITHOUT ROWID;
+
+  -- Messages that can never be sent, for a human to look at.
+  CREATE TABLE aside (
+    id INTEGER PRIMARY KEY,
+    atMs INTEGER NOT NULL,
+    reader TEXT NOT NULL,
+    class TEXT NOT NULL,
+    why TEXT NOT NULL,
+    content TEXT NOT NULL
+  );
+
+  CREATE TABLE command (
+    caller TEXT NOT NULL,
+    id TEXT NOT NULL,
+    state TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    acceptedMs INTEGER NOT NULL,
+    expiresMs INTEGER NOT NULL,
+    answer TEXT,
+    PRIMARY KEY (caller, id)
+  ) WITHOUT ROWID;
+  CREATE INDEX commandExpiry ON command (expiresMs);
+
+  CREATE TABLE answer (
+    id INTEGER PRIMARY KEY,
+    "to" TEXT NOT NULL,
+    name TEXT NOT NULL,
+    body TEXT NOT NULL,
+    sealed INTEGER NOT NULL,
+    expiresMs INTEGER NOT NULL,
+    notificationId TEXT
+  );
+
+  CREATE TABLE pin (atSign TEXT PRIMARY KEY, fingerprint TEXT NOT NULL, how TEXT NOT NULL, sinceMs INTEGER NOT NULL)
+    WITHOUT ROWID;
+  CREATE TABLE notified (id TEXT PRIMARY KEY, epochMillis INTEGER NOT NULL) WITHOUT ROWID;
+  CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+  `,
+];
+
+/** Brings the tables up to this version, all or nothing. @throws {StoreTooNew} */
+export function migrate(db: Database, path: string): void {
+  const version = Number(db.pragma("user_version", { simple: true }));
+  if (version > MIGRATIONS.length)
+    throw new StoreTooNew(
+      `${path} has version ${version}, this atedge knows up to ${MIGRATIONS.length}: update atedge`,
+    );
+  for (const [index, sql] of MIGRATIONS.entries()) {
+    if (index < version) continue;
+    db.exec(sql);
+    db.pragma(`user_version = ${index + 1}`);
+  }
+}

@@ -1,0 +1,123 @@
+import type { Database } from "better-sqlite3";
+import { statfsSync, statSync, unlinkSync } from "node:fs";
+import { open } from "node:fs/promises";
+import { join } from "node:path";
+import { LimitExceeded } from "../../core/errors.js";
+import type { Eviction } from "./eviction.js";
+
+/** Neither the outbox nor its disk has room, and there is nothing of lower class that could go. */
+export class OutboxFull extends LimitExceeded {
+  override readonly code = "OUTBOX_FULL";
+}
+
+export interface SpaceOptions {
+  readonly maxBytes: number;
+  readonly minFreeBytes: number;
+  /** Free bytes on the disk of `folder`. */
+  readonly freeBytes?: (folder: string) => number;
+}
+
+/** Looking at the sizes costs some microseconds: it is done once for so many bytes. */
+const LOOK_EVERY_BYTES = 32_768;
+const RESERVE_BYTES = 1 << 20;
+const RESERVE = "outbox.reserve";
+/** Free pages go back to the file system this many at a time, in a transaction that is under way anyway. */
+const VACUUM_PAGES = 256;
+
+/** Keeps the outbox within its bytes and its disk above its floor. */
+export class Space {
+  readonly #db: Database;
+  readonly #folder: string;
+  readonly #eviction: Eviction;
+  readonly #options: Required<SpaceOptions>;
+  #unseenBytes = Infinity;
+  #evicted = 0;
+
+  constructor(db: Database, folder: string, eviction: Eviction, options: SpaceOptions) {
+    this.#db = db;
+    this.#folder = folder;
+    this.#eviction = eviction;
+    this.#options = { freeBytes: freeBytesOf, ...options };
+  }
+
+  /** Readings given up for want of room since the start. */
+  get evicted(): number {
+    return this.#evicted;
+  }
+
+  get usedBytes(): number {
+    const [pages, free, size] = ["page_count", "freelist_count", "page_size"].map((name) =>
+      Number(this.#db.pragma(name, { simple: true })),
+    );
+    return ((pages ?? 0) - (free ?? 0)) * (size ?? 0);
+  }
+
+  /**
+   * Makes room for a reading of class `rank`. Within the caller's transaction.
+   *
+   * @throws {OutboxFull} when nothing of its class or lower is left to give up.
+   */
+  makeRoom(bytes: number, rank: number): void {
+    this.#unseenBytes += bytes;
+    if (this.#unseenBytes < LOOK_EVERY_BYTES) return;
+    const { maxBytes, minFreeBytes } = this.#options;
+    const spare = this.#options.freeBytes(this.#folder) - minFreeBytes;
+    // Below the floor the file may not grow: then only its own free pages are room.
+    const limit = spare >= bytes ? maxBytes : Math.min(maxBytes, this.#fileBytes());
+    while (this.usedBytes + LOOK_EVERY_BYTES + bytes > limit) {
+      const dropped = this.#eviction.dropOldest(rank);
+      this.#evicted += dropped;
+      if (dropped === 0) throw new OutboxFull(`the outbox has no room: ${this.usedBytes} of ${limit} bytes are used`);
+    }
+    this.#unseenBytes = 0;
+    this.giveBack();
+  }
+
+  /** The disk takes no more: gives up a good part of the lowest class, whose pages are then room for what comes. */
+  dropForFullDisk(): void {
+    this.#evicted += this.#eviction.dropOldest(Infinity);
+    this.#unseenBytes = Infinity;
+  }
+
+  /** Gives free pages back to the file system, a few at a time. Within a transaction. */
+  giveBack(): void {
+    const free = Number(this.#db.pragma("freelist_count", { simple: true }));
+    // Some are kept: they will be needed again, and moving pages about wears the card.
+    if (free > 2 * VACUUM_PAGES) this.#db.pragma(`incremental_vacuum(${VACUUM_PAGES})`);
+  }
+
+  /** Something to give up when the disk is full to the last byte, so that readings can still be deleted. */
+  async keepReserve(): Promise<void> {
+    const path = join(this.#folder, RESERVE);
+    if (statSync(path, { throwIfNoEntry: false })?.size === RESERVE_BYTES) return;
+    if (this.#options.freeBytes(this.#folder) < this.#options.minFreeBytes + RESERVE_BYTES) return;
+    const file = await open(path, "w", 0o600);
+    try {
+      await file.writeFile(Buffer.alloc(RESERVE_BYTES, 1)); // written, not only sized: a hole takes no blocks
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+  }
+
+  /** Gives the reserve up. @returns false when there was none. */
+  breakReserve(): boolean {
+    try {
+      unlinkSync(join(this.#folder, RESERVE));
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  #fileBytes(): number {
+    return (
+      Number(this.#db.pragma("page_count", { simple: true })) * Number(this.#db.pragma("page_size", { simple: true }))
+    );
+  }
+}
+
+function freeBytesOf(folder: string): number {
+  const { bavail, bsize } = statfsSync(folder);
+  return bavail * bsize;
+}

@@ -1,0 +1,273 @@
+import Database from "better-sqlite3";
+import { existsSync } from "node:fs";
+import { mkdir, rename } from "node:fs/promises";
+import { join } from "node:path";
+import type { Clock } from "../../core/clock.js";
+import type { Reading, ReadingClass } from "../../core/driver.js";
+import { codeOf, EdgeError } from "../../core/errors.js";
+import { openGroupCommit } from "../../core/group-commit.js";
+import type { DiskSync, Durability, GroupCommit, GroupCommitHealth } from "../../core/group-commit.js";
+import type { Log } from "../../core/log.js";
+import { Answers } from "./answers.js";
+import { Counters } from "./counters.js";
+import { Eviction } from "./eviction.js";
+import { GapKeeper } from "./gap-keeper.js";
+import { type Identity, type IdentityVerdict, readIdentity, readMachineId, writeIdentity } from "./identity.js";
+import { Ledger } from "./ledger.js";
+import { type Begun, Lives } from "./lives.js";
+import { migrate } from "./migrations.js";
+import { MonitorResume } from "./monitor-resume.js";
+import { Pins } from "./pins.js";
+import { Readings } from "./readings.js";
+import { Space, type SpaceOptions } from "./space.js";
+import type { StreamInfo } from "./stream-rows.js";
+import { Streams } from "./streams.js";
+import { systemTimeBase, type TimeBase } from "./time-base.js";
+
+export interface StoreOptions {
+  /** The agent's state folder; made with mode 0700 when it is not there. */
+  readonly folder: string;
+  /** AtSigns of the readers, canonical. One that is not named any more loses its place. */
+  readonly readers: readonly string[];
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly time?: TimeBase;
+  readonly space?: SpaceOptions;
+  readonly durability?: Partial<Readonly<Record<ReadingClass, Durability>>>;
+  /** Least time between two commits under load; 200 ms unless given. The first after a pause is made at once. */
+  readonly commitIntervalMs?: number;
+  readonly walLimitBytes?: number;
+  /** The board was enrolled anew: a copied card may send again, as a device of its own. */
+  readonly enrolledAnew?: boolean;
+  readonly machineId?: string;
+  readonly disk?: DiskSync;
+}
+
+/** Another process has the outbox open. */
+export class StoreInUse extends EdgeError {
+  override readonly code = "STORE_IN_USE";
+}
+
+export interface StoreHealth {
+  readonly state: "ok" | "failed" | "closed";
+  readonly errorCode: string | undefined;
+  readonly identity: IdentityVerdict;
+  readonly usedBytes: number;
+  /** Since the start: readings accepted, refused, and given up for want of room. */
+  readonly accepted: number;
+  readonly refused: number;
+  readonly evicted: number;
+  readonly commit: GroupCommitHealth;
+}
+
+const DATABASE = "outbox.db";
+const MAINTAIN_EVERY_MS = 60_000;
+const DEFAULT_SPACE: SpaceOptions = { maxBytes: 256 << 20, minFreeBytes: 64 << 20 };
+const DEFAULT_DURABILITY = { alarm: "power-cut", event: "power-cut", measurement: "power-cut" } as const;
+
+/**
+ * Opens the outbox, the ledger and what else the agent must not forget. A database that cannot be read is moved aside,
+ * never deleted, and a new life begins.
+ *
+ * @throws {StoreInUse} {@link StoreTooNew} {@link DiskSyncFailed}, or the system's error when the folder cannot be written.
+ */
+export async function openStore(options: StoreOptions): Promise<Store> {
+  const { folder, log } = options;
+  await mkdir(folder, { recursive: true, mode: 0o700 });
+  const path = join(folder, DATABASE);
+  try {
+    return await openAt(path, options);
+  } catch (error) {
+    if (codeOf(error) === "SQLITE_BUSY") throw new StoreInUse(`${path} is in use by another atedge`, { cause: error });
+    if (!isCorrupt(error)) throw error;
+    const aside = `${path}.unreadable-${new Date(options.clock.now()).toISOString().replaceAll(":", "")}`;
+    for (const end of ["", "-wal"]) if (existsSync(path + end)) await rename(path + end, aside + end);
+    log.error({ err: error, aside }, "the outbox cannot be read: moved aside, a new one begins");
+    return openAt(path, options);
+  }
+}
+
+async function openAt(path: string, options: StoreOptions): Promise<Store> {
+  const { folder, walLimitBytes, disk, commitIntervalMs = 200 } = options;
+  const machine = options.machineId ?? (await readMachineId());
+  const file = await readIdentity(folder);
+  const db = openDatabase(path);
+  const commit = await openGroupCommit({
+    db,
+    path,
+    commitIntervalMs,
+    ...(walLimitBytes !== undefined && { walLimitBytes }),
+    ...(disk && { disk }),
+  });
+  try {
+    const { parts, begun } = await commit.write(() => {
+      migrate(db, path);
+      const parts = partsOf(db, commit);
+      const { readers, enrolledAnew = false } = options;
+      return { parts, begun: parts.lives.begin({ file, machine, readers, enrolledAnew }) };
+    });
+    if (begun.verdict !== "cloned") await writeIdentity(folder, begun.identity);
+    const store = new Store(db, commit, parts, begun, options);
+    await store.maintain();
+    return store;
+  } catch (error) {
+    await commit.close().catch(() => {}); // the first error says more
+    throw error;
+  }
+}
+
+function openDatabase(path: string): Database.Database {
+  const db = new Database(path, { timeout: 100 });
+  try {
+    db.pragma("locking_mode = EXCLUSIVE"); // before the first look into the file
+    db.pragma("auto_vacuum = INCREMENTAL"); // counts only before the first table is made
+    db.pragma("temp_store = MEMORY");
+    return db;
+  } catch (error) {
+    db.close();
+    throw error;
+  }
+}
+
+interface Parts {
+  readonly gaps: GapKeeper;
+  readonly streams: Streams;
+  readonly lives: Lives;
+}
+
+function partsOf(db: Database.Database, commit: GroupCommit): Parts {
+  const gaps = new GapKeeper(db);
+  const streams = new Streams(db, commit, gaps);
+  return { gaps, streams, lives: new Lives(db, streams, gaps) };
+}
+
+/** Opened by {@link openStore}. */
+export class Store {
+  readonly streams: Streams;
+  readonly answers: Answers;
+  readonly ledger: Ledger;
+  readonly pins: Pins;
+  readonly monitor: MonitorResume;
+  readonly counters: Counters;
+  readonly readings: Readings;
+  /** `cloned`: this is a copied card. Readings are kept, but nothing may be sent before it is enrolled anew. */
+  readonly identityVerdict: IdentityVerdict;
+
+  readonly #commit: GroupCommit;
+  readonly #space: Space;
+  readonly #time: TimeBase;
+  readonly #options: StoreOptions;
+  readonly #lives: Lives;
+  #identity: Identity;
+  #newLife: Promise<unknown> = Promise.resolve();
+
+  constructor(db: Database.Database, commit: GroupCommit, parts: Parts, begun: Begun, options: StoreOptions) {
+    const { folder, space = DEFAULT_SPACE, durability, readers, clock } = options;
+    this.#commit = commit;
+    this.#identity = begun.identity;
+    this.#options = options;
+    this.#time = options.time ?? systemTimeBase(clock);
+    this.#lives = parts.lives;
+    this.#space = new Space(db, folder, new Eviction(db, parts.gaps), space);
+    this.identityVerdict = begun.verdict;
+    this.streams = parts.streams;
+    this.answers = new Answers(db, commit);
+    this.ledger = new Ledger(db, commit, this.answers);
+    this.pins = new Pins(db, commit, () => this.#time.nowMs());
+    this.monitor = new MonitorResume(db, commit);
+    this.counters = new Counters(db, commit);
+    this.readings = new Readings(db, {
+      commit,
+      space: this.#space,
+      time: this.#time,
+      durability: { ...DEFAULT_DURABILITY, ...durability },
+      hasReaders: readers.length > 0,
+    });
+  }
+
+  get health(): StoreHealth {
+    const { state, errorCode } = this.#commit.health;
+    return {
+      state,
+      errorCode,
+      identity: this.identityVerdict,
+      usedBytes: state === "closed" ? 0 : this.#space.usedBytes,
+      ...this.readings.counts,
+      evicted: this.#space.evicted,
+      commit: this.#commit.health,
+    };
+  }
+
+  /** {@link Readings.publish} */
+  publish(readings: readonly Reading[]): Promise<void> {
+    return this.readings.publish(readings);
+  }
+
+  /**
+   * Begins a new life of a stream that names the one before: the reader knows more of it than we do. Resolves when
+   * that is on the disk.
+   */
+  beginLife(streamId: number): Promise<StreamInfo> {
+    const next = this.#newLife.then(async () => {
+      const { identity, life } = this.#lives.next(this.#identity, streamId);
+      await writeIdentity(this.#options.folder, identity);
+      this.#identity = identity;
+      await this.#commit.write(() => this.streams.beginLife(streamId, life));
+      return this.streams.info(streamId);
+    });
+    this.#newLife = next.catch(() => {}); // whoever asked is told
+    return next;
+  }
+
+  /** Looks after time, space and old entries until aborted. @throws what the disk throws. */
+  async run(signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      await this.maintain();
+      await this.#options.clock.sleep(MAINTAIN_EVERY_MS, signal).catch((error: unknown) => {
+        if (!signal.aborted) throw error;
+      });
+    }
+  }
+
+  /** One round of {@link run}. */
+  async maintain(): Promise<void> {
+    const { known } = this.#time;
+    const nowMs = Math.round(this.#time.nowMs());
+    if (known) {
+      await this.readings.clockKnown();
+      await this.ledger.setBirth(nowMs);
+      await this.ledger.prune(nowMs);
+    }
+    await this.counters.write();
+    await this.#commit.write(() => {
+      if (known) this.#lives.rememberTime(nowMs);
+      this.#space.giveBack();
+    }, "crash");
+    await this.#space.keepReserve().catch((error: unknown) => {
+      this.#options.log.warn({ err: error }, "there is no room to keep a reserve for a full disk");
+    });
+  }
+
+  /** Resolves when all that was accepted is on the disk. */
+  flush(): Promise<void> {
+    return this.#commit.flush();
+  }
+
+  /** Writes what is left and closes. */
+  async close(): Promise<void> {
+    try {
+      if (this.#commit.health.state === "ok") await this.counters.write();
+    } finally {
+      await this.#commit.close();
+    }
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+}
+
+function isCorrupt(error: unknown): boolean {
+  const code = codeOf(error) ?? "";
+  return code.startsWith("SQLITE_CORRUPT") || code === "SQLITE_NOTADB";
+}
