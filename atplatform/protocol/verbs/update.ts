@@ -39,8 +39,8 @@ export const update: VerbCodec<Update> = {
       ? "privatekey:at_pkam_publickey"
       : scanName(scanner, scanScope(scanner));
     // The first blank ends the key, a second one belongs to the value.
-    if (!/^\s/u.test(scanner.peek())) scanner.refuse();
-    const value = scanner.rest().slice(1);
+    scanner.expect(" ");
+    const value = scanner.rest();
     if (value === "") scanner.refuse();
     return { key, value, options };
   },
