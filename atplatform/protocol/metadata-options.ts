@@ -105,21 +105,20 @@ function parseValue(text: string, kind: Kind, name: OptionField): string | numbe
   }
 }
 
-/** Options given as JSON members, as `update:json` does; members of another type or name are left out. */
+/**
+ * Options given as JSON members, as `update:json` does. Members of another type, and texts that a command line could not
+ * carry on to a peer, are left out.
+ */
 export function metadataOptionsFromJson(value: object): MetadataOptions {
   const members = new Map<string, unknown>(Object.entries(value));
-  const found: Record<string, string | number | boolean> = {};
+  const found: Record<string, string | number | boolean | null> = {};
   for (const [name, wire, kind] of OPTIONS) {
     const member = members.get(wire);
-    if (
-      kind === "integer"
-        ? typeof member === "number" && Number.isSafeInteger(member)
-        : typeof member === JSON_TYPE[kind]
-    ) {
-      found[name] = member as string | number | boolean;
-    }
+    if (typeof member !== JSON_TYPES[kind] || (kind === "text" && !WORD.test(String(member)))) continue;
+    const option = parseValue(String(member), kind, name);
+    if (option !== undefined) found[name] = option;
   }
   return found;
 }
 
-const JSON_TYPE = { boolean: "boolean", text: "string" } as const;
+const JSON_TYPES = { integer: "number", boolean: "boolean", text: "string" } as const;

@@ -22,7 +22,7 @@ export interface Notify {
   readonly options: MetadataOptions;
   /** Left out: public scope, which only old peer servers send. */
   readonly to?: AtSign;
-  /** `phone.wavi` or, in a text message, the text; case is kept. At least two characters, no `@`, no `::`. */
+  /** `phone.wavi` or, in a text message, the text; case is kept. No `@`, no `::`; the reference wants two characters. */
   readonly key: string;
   readonly owner?: AtSign;
   /** Needs an owner: without one it would be read as a part of the key. */
@@ -31,7 +31,7 @@ export interface Notify {
 
 const USAGE = "e.g notify:@colin:key@kevin";
 const ID = /^[\w-]+$/u;
-const KEY = /^(?!.*::)[^:@][^@]+$/u;
+const KEY = /^(?!.*::)[^:@][^@]*$/u;
 
 /** `notify[:<options>]:@bob:phone.wavi@alice[:<value>]`: tells another atSign, as client and as peer server. */
 export const notify: VerbCodec<Notify> = {
@@ -112,7 +112,7 @@ const OWNER = /^@([^:@\s]+)/u;
 
 function splitAt(rest: string, keyEnd: number): KeyOwnerValue | undefined {
   const key = rest.slice(0, keyEnd);
-  if (key.length < 2 || key.startsWith(":")) return undefined;
+  if (key === "" || key.startsWith(":")) return undefined;
   const bareOwner = OWNER.exec(rest.slice(keyEnd, keyEnd + 1024))?.[1];
   const ownerEnd = keyEnd + (bareOwner === undefined ? 0 : bareOwner.length + 1);
   const tail = rest.slice(ownerEnd);

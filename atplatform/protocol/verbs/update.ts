@@ -55,10 +55,12 @@ function parseJson(text: string): Update {
   }
   if (typeof parsed !== "object" || parsed === null) throw badSyntax(USAGE);
   const members = new Map<string, unknown>(Object.entries(parsed));
-  const [entity, value, sharedBy, sharedWith] = ["atKey", "value", "sharedBy", "sharedWith"].map((n) => members.get(n));
+  const [entity, text, sharedBy, sharedWith] = ["atKey", "value", "sharedBy", "sharedWith"].map((n) => members.get(n));
   const metadata = members.get("metadata") ?? {};
   if (typeof entity !== "string" || !/^[^:@\s]+$/u.test(entity)) throw badSyntax(USAGE);
-  if (typeof value !== "string" || value === "" || /[\r\n]/u.test(value)) throw badSyntax(USAGE);
+  // As in the other form, which is trimmed.
+  const value = typeof text === "string" ? text.trimEnd() : "";
+  if (value === "" || /[\r\n]/u.test(value)) throw badSyntax(USAGE);
   if (typeof metadata !== "object") throw badSyntax(USAGE);
   const owner = typeof sharedBy === "string" && sharedBy !== "" ? parseAtSign(sharedBy) : undefined;
   const isPublic = "isPublic" in metadata && metadata.isPublic === true;
