@@ -46,10 +46,10 @@ export const update: VerbCodec<Update> = {
   },
 };
 
-function parseJson(text: string): Update {
+function parseJson(json: string): Update {
   let parsed: unknown;
   try {
-    parsed = JSON.parse(text);
+    parsed = JSON.parse(json);
   } catch (cause) {
     throw badSyntax(USAGE, { cause });
   }
