@@ -1,0 +1,55 @@
+import * as v from "valibot";
+
+const integer = (min: number, max: number) => v.pipe(v.number(), v.integer(), v.minValue(min), v.maxValue(max));
+
+/** Keys of `type = "link"`. */
+export const linkSchema = v.pipe(
+  v.strictObject({
+    id: v.pipe(
+      v.string(),
+      v.regex(/^[a-z0-9][a-z0-9_-]{0,29}$/u, "expected a to z, 0 to 9, _ and -, at most 30 characters"),
+      v.description("The driver's name: the target of its commands."),
+      v.examples(["press"]),
+    ),
+    type: v.literal("link"),
+    path: v.pipe(
+      v.string(),
+      v.nonEmpty(),
+      v.description("The port; a name under /dev/serial/by-id survives other sockets."),
+      v.examples(["/dev/serial/by-id/usb-Raspberry_Pi_Pico_E66178C1-if00"]),
+    ),
+    baud: v.optional(v.pipe(integer(1200, 4_000_000), v.description("Bits per second.")), 115_200),
+    security: v.optional(
+      v.pipe(
+        v.picklist(["sealed", "clear"]),
+        v.description(
+          "`sealed` needs `atedge link pair` once. `clear` is for boards without cryptography: whoever reaches the wire can read and forge.",
+        ),
+      ),
+      "sealed",
+    ),
+    keepAliveMs: v.optional(
+      v.pipe(
+        integer(100, 60_000),
+        v.description("The board is asked for a sign of life after this silence; after 3.5 times it counts as gone."),
+      ),
+      2000,
+    ),
+    commandTimeoutMs: v.optional(
+      v.pipe(integer(10, 600_000), v.description("Longest wait for the answer to a command, in milliseconds.")),
+      5000,
+    ),
+    openTimeoutMs: v.optional(
+      v.pipe(
+        integer(500, 120_000),
+        v.description(
+          "Longest wait for the board to open the session and say what it is; a small board needs seconds at the first session.",
+        ),
+      ),
+      15_000,
+    ),
+  }),
+  v.description("A microcontroller on a serial line that speaks the sealed link (docs/reference/link.md)."),
+);
+
+export type LinkConfig = v.InferOutput<typeof linkSchema>;
