@@ -23,6 +23,8 @@ export interface CommandDescription {
   readonly argsSchema?: Readonly<Record<string, unknown>>;
   /** Running it twice has the effect of running it once. */
   readonly idempotent: boolean;
+  /** The command of the same driver that tells the state this one changes, for when the outcome is unknown. */
+  readonly readBack?: string;
 }
 
 /**
@@ -41,6 +43,8 @@ export interface Driver {
    * @throws CommandRefused when nothing was done, CommandUncertain when the device may have acted.
    */
   call(command: string, args: Readonly<Record<string, unknown>>, signal: AbortSignal): Promise<unknown>;
+  /** What was counted since it was opened, e.g. `{ noise: 3 }`; shown in the health. */
+  counters?(): Readonly<Record<string, number>>;
   [Symbol.asyncDispose](): Promise<void>;
 }
 

@@ -119,6 +119,7 @@ export class TaskGroup implements Disposable {
 
 /** Rejects with `signal.reason` as soon as it aborts; the work goes on unless it heeds the signal itself. */
 export async function untilAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+  work.catch(() => undefined); // Nobody else may look at it when the signal has aborted already.
   signal.throwIfAborted();
   let abort: (() => void) | undefined;
   const aborted = new Promise<never>((_, reject) => {

@@ -1,0 +1,74 @@
+import { fromUtf8 } from "../../core/bytes.js";
+import { SyntaxInvalid } from "../../core/errors.js";
+import type { MqttFrame } from "./packet-framer.js";
+
+export type ProtocolVersion = 4 | 5;
+
+export interface InboundMessage {
+  readonly topic: string;
+  readonly payload: Buffer;
+  readonly retained: boolean;
+  /** Only at QoS 1, where it is acknowledged with this number. */
+  readonly packetId?: number;
+  /** Bytes of the payload that were over the limit and are missing. */
+  readonly omittedBytes: number;
+}
+
+export const isPublish = ({ header }: MqttFrame): boolean => header >> 4 === 3;
+
+/**
+ * A PUBLISH at QoS 0 or 1 (MQTT 3.1.1 and 5, section 3.3). Properties of version 5 are passed over; we announce no
+ * topic aliases, so there is always a topic.
+ *
+ * @throws {SyntaxInvalid} on a malformed one, and on QoS 2, which we never subscribe at.
+ */
+export function parsePublish({ header, body, omittedBytes }: MqttFrame, version: ProtocolVersion): InboundMessage {
+  const qos = (header >> 1) & 3;
+  if (qos > 1) throw new SyntaxInvalid(`MQTT: a message at QoS ${qos}, subscribed is at most 1`);
+  const topicEnd = 2 + uint16(body, 0);
+  const topic = fromUtf8(slice(body, 2, topicEnd));
+  if (topic === "" || /[+#\0]/u.test(topic)) throw new SyntaxInvalid("MQTT: a message without a proper topic");
+  let at = topicEnd;
+  const retained = (header & 1) === 1;
+  let packetId: number | undefined;
+  if (qos === 1) {
+    packetId = uint16(body, at);
+    if (packetId === 0) throw new SyntaxInvalid("MQTT: a message at QoS 1 without a number");
+    at += 2;
+  }
+  if (version === 5) at = afterProperties(body, at);
+  const payload = slice(body, at, body.length);
+  return { topic, payload, retained, omittedBytes, ...(packetId === undefined ? {} : { packetId }) };
+}
+
+/** PUBACK for each number, success (MQTT 3.1.1 and 5, section 3.4; in 5 a missing reason code is success). */
+export function pubacks(packetIds: readonly number[]): Buffer {
+  const bytes = Buffer.allocUnsafe(packetIds.length * 4);
+  packetIds.forEach((packetId, index) => {
+    bytes.writeUInt16BE(0x4002, index * 4);
+    bytes.writeUInt16BE(packetId, index * 4 + 2);
+  });
+  return bytes;
+}
+
+function afterProperties(body: Buffer, from: number): number {
+  let length = 0;
+  for (let place = 0; place < 4; place += 1) {
+    const byte = body[from + place];
+    if (byte === undefined) break;
+    length += (byte & 0x7f) * 128 ** place;
+    const end = from + place + 1 + length;
+    if (byte < 0x80 && end <= body.length) return end;
+  }
+  throw new SyntaxInvalid("MQTT: false length of the properties");
+}
+
+function uint16(body: Buffer, at: number): number {
+  if (at + 2 > body.length) throw new SyntaxInvalid("MQTT: a message ends too early");
+  return body.readUInt16BE(at);
+}
+
+function slice(body: Buffer, from: number, to: number): Buffer {
+  if (to > body.length) throw new SyntaxInvalid("MQTT: a message ends too early");
+  return body.subarray(from, to);
+}

@@ -1,0 +1,40 @@
+import * as v from "valibot";
+import { hostSchema } from "./host/config.js";
+import { mqttSchema } from "./mqtt/config.js";
+import { serialSchema } from "./serial/config.js";
+import { simulatedSchema } from "./simulated/config.js";
+import type { ConfiguredDriver } from "./supervisor.js";
+
+/** The keys of each kind of driver, for the parser, the reference page and the example file. */
+export const driverSchemas = {
+  host: hostSchema,
+  mqtt: mqttSchema,
+  serial: serialSchema,
+  simulated: simulatedSchema,
+} as const;
+
+export type DriverType = keyof typeof driverSchemas;
+
+/** One `[[driver]]` table, whatever its kind. */
+export const driverSchema = v.variant("type", [hostSchema, mqttSchema, serialSchema, simulatedSchema]);
+export type DriverConfig = v.InferOutput<typeof driverSchema>;
+
+/** What opens the driver of a table. Its code and libraries are loaded when it is opened for the first time. */
+export function configuredDriver(config: DriverConfig): ConfiguredDriver {
+  const { id, type } = config;
+  return { id, type, open: opener(config) };
+}
+
+function opener(config: DriverConfig): ConfiguredDriver["open"] {
+  switch (config.type) {
+    case "host":
+      return async (deps, signal) => (await import("./host/host-driver.js")).openHost(config, deps, signal);
+    case "mqtt":
+      return async (deps, signal) => (await import("./mqtt/mqtt-driver.js")).openMqtt(config, deps, signal);
+    case "serial":
+      return async (deps, signal) => (await import("./serial/serial-driver.js")).openSerial(config, deps, signal);
+    case "simulated":
+      return async (deps, signal) =>
+        (await import("./simulated/simulated-driver.js")).openSimulated(config, deps, signal);
+  }
+}

@@ -1,0 +1,64 @@
+import type { OpenDriver } from "../../core/driver.js";
+import { commandNamed } from "../configured-command.js";
+import { readingValue } from "../field-readings.js";
+import type { SimulatedConfig } from "./config.js";
+
+const COMMANDS = [
+  {
+    name: "set",
+    argsSchema: {
+      type: "object",
+      properties: { value: { type: "number" } },
+      required: ["value"],
+      additionalProperties: false,
+    },
+    idempotent: true,
+    readBack: "get",
+  },
+  { name: "free", argsSchema: { type: "object", additionalProperties: false }, idempotent: true },
+  { name: "get", argsSchema: { type: "object", additionalProperties: false }, idempotent: true },
+] as const;
+
+/** Readings out of thin air: a sine, a square wave or a random walk. */
+export const openSimulated: OpenDriver<SimulatedConfig> = async (config, deps) => {
+  let held: number | undefined;
+  let last = config.mean;
+  const next = (): number => (last = held ?? shaped(config, deps.clock.now(), last));
+
+  return {
+    id: config.id,
+    commands: COMMANDS,
+
+    async run(stop) {
+      while (!stop.aborted) {
+        const reading = { name: config.name, value: next(), timeMs: deps.clock.now(), class: config.class };
+        await deps.publish([{ ...reading, ...(config.unit === undefined ? {} : { unit: config.unit }) }]);
+        await deps.clock.sleep(config.intervalMs, stop).catch(() => undefined);
+      }
+    },
+
+    async call(name, args) {
+      const command = commandNamed(COMMANDS, name).name;
+      const value = readingValue(args["value"]);
+      if (command === "set" && typeof value === "number") last = held = value;
+      if (command === "free") held = undefined;
+      return { value: last };
+    },
+
+    async [Symbol.asyncDispose]() {},
+  };
+};
+
+function shaped({ shape, mean, amplitude, periodMs }: SimulatedConfig, nowMs: number, last: number): number {
+  const turn = (nowMs % periodMs) / periodMs;
+  switch (shape) {
+    case "sine":
+      return mean + amplitude * Math.sin(2 * Math.PI * turn);
+    case "square":
+      return turn < 0.5 ? mean + amplitude : mean - amplitude;
+    case "walk": {
+      const step = (Math.random() - 0.5) * (amplitude / 5);
+      return Math.min(mean + amplitude, Math.max(mean - amplitude, last + step));
+    }
+  }
+}
