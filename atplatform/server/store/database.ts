@@ -35,7 +35,7 @@ const MIGRATIONS: readonly string[] = [
 
   CREATE TABLE notification (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    id TEXT NOT NULL UNIQUE,
+    id TEXT NOT NULL,
     type TEXT NOT NULL,
     from_at_sign TEXT NOT NULL,
     to_at_sign TEXT NOT NULL,
@@ -52,7 +52,8 @@ const MIGRATIONS: readonly string[] = [
     ttln_ms INTEGER NOT NULL,
     expires_at INTEGER NOT NULL,
     status TEXT NOT NULL,
-    attempts INTEGER NOT NULL
+    attempts INTEGER NOT NULL,
+    UNIQUE (id, from_at_sign) -- ids are the sender's choice: a peer's must not replace one of ours
   );
   CREATE INDEX notification_replay ON notification (at_ms) WHERE type <> 'sent';
   CREATE INDEX notification_queue ON notification (to_at_sign, seq) WHERE type = 'sent' AND status <> 'delivered';

@@ -53,14 +53,16 @@ const COLUMNS = `seq, id, type, from_at_sign AS "from", to_at_sign AS "to", key,
 export class NotificationStore {
   readonly #insert: Statement<[Record<string, string | number | null>]>;
   readonly #lastAt: Statement<[], { at: number | null }>;
-  readonly #get: Statement<[string], Row>;
+  readonly #get: Statement<[string, string], Row>;
+  readonly #any: Statement<[string], Row>;
   readonly #after: Statement<[number, number, number], Row>;
   readonly #seqAt: Statement<[number], { seq: number | null }>;
   readonly #lastSeq: Statement<[], { seq: number | null }>;
   readonly #received: Statement<[number, number, number], Row>;
-  readonly #nextFor: Statement<[string, number, number], Row>;
+  readonly #nextFor: Statement<[string, number, number, number], Row>;
   readonly #destinations: Statement<[number], { to: AtSign }>;
-  readonly #setStatus: Statement<[string, number, string]>;
+  readonly #setStatus: Statement<[string, number, number]>;
+  readonly #replace: Statement<[string, string]>;
   readonly #supersede: Statement<[string, string, number]>;
   readonly #remove: Statement<[string]>;
   readonly #expire: Statement<[number]>;
@@ -73,7 +75,9 @@ export class NotificationStore {
       VALUES (@id, @type, @from, @to, @key, @value, @operation, @messageType, @priority, @strategy, @latestN, @notifier,
       @metadata, @atMs, @ttlnMs, @expiresAtMs, @status, 0)`);
     this.#lastAt = db.prepare("SELECT max(at_ms) AS at FROM notification WHERE type <> 'sent'");
-    this.#get = db.prepare(`SELECT ${COLUMNS} FROM notification WHERE id = ?`);
+    this.#get = db.prepare(`SELECT ${COLUMNS} FROM notification WHERE id = ? AND from_at_sign = ?`);
+    // Of two with one id, ours: it is the one that a client asks after.
+    this.#any = db.prepare(`SELECT ${COLUMNS} FROM notification WHERE id = ? ORDER BY type = 'sent' DESC LIMIT 1`);
     this.#after = db.prepare(
       `SELECT ${COLUMNS} FROM notification WHERE seq > ? AND type <> 'sent' AND expires_at > ? ORDER BY seq LIMIT ?`,
     );
@@ -83,11 +87,12 @@ export class NotificationStore {
       `SELECT ${COLUMNS} FROM notification WHERE type = 'received' AND expires_at > ? AND at_ms BETWEEN ? AND ? ORDER BY at_ms`,
     );
     this.#nextFor = db.prepare(`SELECT ${COLUMNS} FROM notification
-      WHERE type = 'sent' AND status <> 'delivered' AND to_at_sign = ? AND seq > ? AND expires_at > ?
+      WHERE type = 'sent' AND status <> 'delivered' AND to_at_sign = ? AND seq > ? AND attempts < ? AND expires_at > ?
       ORDER BY seq LIMIT 1`);
     this.#destinations = db.prepare(`SELECT DISTINCT to_at_sign AS "to" FROM notification
       WHERE type = 'sent' AND status <> 'delivered' AND expires_at > ?`);
-    this.#setStatus = db.prepare("UPDATE notification SET status = ?, attempts = ? WHERE id = ?");
+    this.#setStatus = db.prepare("UPDATE notification SET status = ?, attempts = ? WHERE seq = ?");
+    this.#replace = db.prepare("DELETE FROM notification WHERE id = ? AND from_at_sign = ?");
     this.#supersede = db.prepare(`DELETE FROM notification WHERE seq IN (
       SELECT seq FROM notification WHERE type = 'sent' AND status <> 'delivered' AND strategy = 'latest'
       AND to_at_sign = ? AND notifier = ? ORDER BY seq DESC LIMIT -1 OFFSET ?)`);
@@ -98,7 +103,7 @@ export class NotificationStore {
   }
 
   /**
-   * Stores one, in place of one with the same id, and drops undelivered ones that it supersedes (strategy `latest`).
+   * Stores one, in place of one of the same sender and id, and drops undelivered ones that it supersedes (strategy `latest`).
    * Its time is `nowMs`, or a millisecond after the last when the clock stood still or went back: clients resume from the
    * last time they saw, and must not miss the second of two that share one.
    */
@@ -106,7 +111,7 @@ export class NotificationStore {
     const last = notification.type === "sent" ? null : (this.#lastAt.get()?.at ?? null);
     const atMs = last === null ? nowMs : Math.max(nowMs, last + 1);
     const expiresAtMs = Math.min(atMs + notification.ttlnMs, Number.MAX_SAFE_INTEGER);
-    this.#remove.run(notification.id);
+    this.#replace.run(notification.id, notification.from);
     const { lastInsertRowid } = this.#insert.run({
       ...notification,
       metadata: JSON.stringify(notification.metadata),
@@ -119,8 +124,13 @@ export class NotificationStore {
     return { ...notification, seq: Number(lastInsertRowid), atMs, expiresAtMs, attempts: 0 };
   }
 
-  get(id: string): StoredNotification | undefined {
-    return parse(this.#get.get(id));
+  get(id: string, from: AtSign): StoredNotification | undefined {
+    return parse(this.#get.get(id, from));
+  }
+
+  /** By id alone, as clients ask. */
+  find(id: string): StoredNotification | undefined {
+    return parse(this.#any.get(id));
   }
 
   /** For monitors: what was received after `seq` and is not expired, oldest first. */
@@ -139,9 +149,9 @@ export class NotificationStore {
     return this.#received.all(nowMs, fromMs, toMs).map(parseRow);
   }
 
-  /** The oldest one that waits for this destination, after `seq`. */
-  nextFor(to: AtSign, seq: number, nowMs: number): StoredNotification | undefined {
-    return parse(this.#nextFor.get(to, seq, nowMs));
+  /** The oldest one that waits for this destination, after `seq`, and was not rejected too often. */
+  nextFor(to: AtSign, seq: number, maxAttempts: number, nowMs: number): StoredNotification | undefined {
+    return parse(this.#nextFor.get(to, seq, maxAttempts, nowMs));
   }
 
   /** Where something waits to be sent to. */
@@ -149,8 +159,8 @@ export class NotificationStore {
     return this.#destinations.all(nowMs).map(({ to }) => to);
   }
 
-  setStatus(id: string, status: NotificationStatus, attempts: number): void {
-    this.#setStatus.run(status, attempts, id);
+  setStatus(seq: number, status: NotificationStatus, attempts: number): void {
+    this.#setStatus.run(status, attempts, seq);
   }
 
   remove(id: string): void {

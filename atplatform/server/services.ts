@@ -1,0 +1,39 @@
+import type { Clock } from "../../core/clock.js";
+import type { GroupCommit } from "../../core/group-commit.js";
+import type { Log } from "../../core/log.js";
+import type { AtSign } from "../protocol/at-sign.js";
+import type { Cookies } from "./cookies.js";
+import type { Delivery } from "./delivery.js";
+import type { FailureThrottle } from "./failure-throttle.js";
+import type { MonitorHub } from "./monitors.js";
+import type { Cache } from "./outbound/cache.js";
+import type { Peers } from "./outbound/peers.js";
+import type { AtServerSettings } from "./settings.js";
+import type { EnrollmentStore } from "./store/enrollment-store.js";
+import type { KeyStore } from "./store/key-store.js";
+import type { NotificationStore } from "./store/notification-store.js";
+import type { SettingStore } from "./store/setting-store.js";
+import type { Visits } from "./visits.js";
+
+/** The abilities of one atServer; a verb takes the few it uses. */
+export interface Services {
+  /** The atSign that this server hosts. */
+  readonly self: AtSign;
+  /** By the monotonic clock. */
+  readonly startedMs: number;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly settings: AtServerSettings;
+  readonly commits: GroupCommit;
+  readonly keys: KeyStore;
+  readonly notifications: NotificationStore;
+  readonly enrollments: EnrollmentStore;
+  readonly settingStore: SettingStore;
+  readonly monitors: MonitorHub;
+  readonly cookies: Cookies;
+  readonly peers: Peers;
+  readonly cache: Cache;
+  readonly delivery: Delivery;
+  readonly visits: Visits;
+  readonly throttle: FailureThrottle;
+}
