@@ -1,43 +1,52 @@
 import type { Database, Statement } from "better-sqlite3";
 import type { GroupCommit } from "../../core/group-commit.js";
 
-export interface MonitorPosition {
-  /** The highest `epochMillis` seen. */
+/** What a subscription of the atPlatform client wants to be remembered: fits its `ResumeStore`. */
+export interface MonitorPoint {
+  /** The latest time of a notification that was handled. */
   readonly epochMillis: number;
-  /** Ids of notifications seen lately, oldest first. */
-  readonly ids: readonly string[];
+  /** What was handled lately, oldest first. */
+  readonly seen: readonly (readonly [digest: string, epochMillis: number])[];
 }
 
-const MAX_IDS = 1000;
-
-/** Where the monitor goes on after a restart, and what it must not take twice. */
+/** Where the monitor goes on after a restart, and what it must not take twice. Only differences are written. */
 export class MonitorResume {
   readonly #commit: GroupCommit;
-  readonly #insert: Statement;
-  readonly #trim: Statement;
-  readonly #all: Statement<[], { id: string; epochMillis: number }>;
+  readonly #sql: ReturnType<typeof prepare>;
+  #saved = new Set<string>();
 
   constructor(db: Database, commit: GroupCommit) {
     this.#commit = commit;
-    this.#insert = db.prepare("INSERT OR IGNORE INTO notified VALUES (?, ?)");
-    this.#trim = db.prepare(
-      `DELETE FROM notified WHERE id IN (SELECT id FROM notified ORDER BY epochMillis DESC, id LIMIT -1 OFFSET ${MAX_IDS})`,
-    );
-    this.#all = db.prepare("SELECT id, epochMillis FROM notified ORDER BY epochMillis, id");
+    this.#sql = prepare(db);
   }
 
   /** `undefined` before the first notification. */
-  load(): MonitorPosition | undefined {
-    const rows = this.#all.all();
-    const last = rows.at(-1);
-    return last && { epochMillis: last.epochMillis, ids: rows.map(({ id }) => id) };
+  async load(): Promise<MonitorPoint | undefined> {
+    const epochMillis = this.#sql.epoch.get()?.value;
+    const seen = this.#sql.all.all();
+    this.#saved = new Set(seen.map(([digest]) => digest));
+    return epochMillis === undefined ? undefined : { epochMillis, seen };
   }
 
-  /** A notification that was dealt with. To forget one costs a repeat, which everybody above takes calmly. */
-  seen(id: string, epochMillis: number): Promise<void> {
+  /** To lose the latest costs a repeat, which everybody above takes calmly. */
+  save({ epochMillis, seen }: MonitorPoint): Promise<void> {
     return this.#commit.write(() => {
-      this.#insert.run(id, epochMillis);
-      this.#trim.run();
+      const now = new Set(seen.map(([digest]) => digest));
+      for (const [digest, atMs] of seen) if (!this.#saved.has(digest)) this.#sql.insert.run(digest, atMs);
+      for (const digest of this.#saved) if (!now.has(digest)) this.#sql.remove.run(digest);
+      this.#sql.setEpoch.run(epochMillis);
+      this.#saved = now;
     }, "crash");
   }
+}
+
+function prepare(db: Database) {
+  const sql = <P extends unknown[], R = unknown>(text: string): Statement<P, R> => db.prepare<P, R>(text);
+  return {
+    epoch: sql<[], { value: number }>("SELECT value FROM meta WHERE name = 'monitorEpochMillis'"),
+    setEpoch: sql("INSERT OR REPLACE INTO meta VALUES ('monitorEpochMillis', ?)"),
+    all: sql<[], [string, number]>("SELECT id, epochMillis FROM notified ORDER BY epochMillis, id").raw(),
+    insert: sql("INSERT OR REPLACE INTO notified VALUES (?, ?)"),
+    remove: sql("DELETE FROM notified WHERE id = ?"),
+  };
 }
