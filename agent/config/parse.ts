@@ -53,7 +53,7 @@ export function parseConfig(text: string, folder: string): ParsedConfig {
   const faults: Fault[] = [];
   const file = check(agentSchema, raw, [], faults);
   const driver = listOf(raw, "driver").map((table, at) => checkDriver(table, ["driver", at], faults));
-  faults.push(...duplicates(raw));
+  faults.push(...duplicates(raw), ...(file ? pinConflicts(file) : []));
   if (faults.length > 0 || !file) throw new ConfigInvalid(sortByKey(faults));
 
   const stateDir = resolve(folder, file.stateDir);
@@ -175,6 +175,16 @@ function duplicates(raw: unknown): Fault[] {
       }
       return [{ path: formatPath([list, at, key]), text: `${show(name)} ${text}` }];
     });
+  });
+}
+
+/** A peer has one key, whatever it is here for. */
+function pinConflicts({ reader, allow }: AgentFile): Fault[] {
+  const pins = new Map(reader.map(({ atsign, key }) => [atsign, key]));
+  return allow.flatMap(({ atsign, key }, at) => {
+    const other = pins.get(atsign);
+    if (key === undefined || other === undefined || key === other) return [];
+    return [{ path: formatPath(["allow", at, "key"]), text: `the [[reader]] ${atsign} has another key` }];
   });
 }
 

@@ -1,5 +1,6 @@
 import * as v from "valibot";
 import { parseAtSign } from "../../atplatform/protocol/at-sign.js";
+import { parseDirectoryAddress } from "../../atplatform/transport/directory.js";
 import { driverId } from "../../drivers/config-parts.js";
 import { parseDevice, parseNamespace } from "../../messages/names.js";
 import { parseFingerprint } from "../../messages/pins.js";
@@ -7,7 +8,6 @@ import { parseConsumer } from "../../messages/receipt.js";
 import { parseWith } from "./parse-with.js";
 
 const COMMAND_PATTERN = /^(?:\*|[A-Za-z0-9][A-Za-z0-9._-]{0,63})\/(?:\*|[A-Za-z0-9][A-Za-z0-9._-]{0,63})$/u;
-const ADDRESS = /^(?<host>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):(?<port>[0-9]{1,5})$/u;
 
 const atSign = (description: string, example: string) =>
   v.pipe(
@@ -21,15 +21,6 @@ const pin = v.pipe(
   v.string(),
   parseWith(parseFingerprint, "expected sha256: and 64 lower-case hex digits"),
   v.examples(["sha256:0f0e0d0c0b0a09080706050403020100ffeeddccbbaa99887766554433221100"]),
-);
-
-const address = v.pipe(
-  v.string(),
-  parseWith((text) => {
-    const { host, port } = ADDRESS.exec(text)?.groups ?? {};
-    if (!host || !port || Number(port) < 1 || Number(port) > 65_535) throw new TypeError("expected HOST:PORT");
-    return { host: host.replace(/^\[|\]$/gu, ""), port: Number(port) };
-  }),
 );
 
 const integer = (min: number, max: number) => v.pipe(v.number(), v.integer(), v.minValue(min), v.maxValue(max));
@@ -127,6 +118,15 @@ const outbox = v.strictObject({
     ),
     67_108_864,
   ),
+  commitIntervalMs: v.optional(
+    v.pipe(
+      integer(0, 60_000),
+      v.description(
+        "Under load, readings of so long share one write to the disk: longer wears an SD card less, and an acknowledgement takes longer.",
+      ),
+    ),
+    200,
+  ),
 });
 
 const classes = v.strictObject({
@@ -137,7 +137,6 @@ const classes = v.strictObject({
     ),
     "power-cut",
   ),
-  answer: v.optional(v.pipe(durability, v.description("The same for the answer to a command.")), "power-cut"),
   event: v.optional(v.pipe(durability, v.description("The same for an event.")), "power-cut"),
   measurement: v.optional(v.pipe(durability, v.description("The same for a measurement.")), "power-cut"),
 });
@@ -155,7 +154,11 @@ export const agentSchema = v.strictObject({
     v.examples(["north"]),
   ),
   directory: v.optional(
-    v.pipe(address, v.description("HOST:PORT of the atDirectory. A platform of one's own has another one.")),
+    v.pipe(
+      v.string(),
+      v.description("HOST:PORT of the atDirectory. A platform of one's own has another one."),
+      parseWith(parseDirectoryAddress, "expected HOST:PORT"),
+    ),
     "root.atsign.org:64",
   ),
   ca: v.optional(

@@ -12,7 +12,15 @@ import { type DeviceAddress, requestIdOf } from "../../messages/names.js";
 import { Counters } from "../health/counters.js";
 import { LogLimiter } from "../health/log-limiter.js";
 import { checkTime, type Circumstances, decide, type Decision } from "./decide.js";
-import { answerTo, type CommandStore, digestOf, entryOf, type LedgerEntry, type Outcome } from "./ledger.js";
+import {
+  type Answer,
+  answerTo,
+  type CommandStore,
+  digestOf,
+  entryOf,
+  type LedgerEntry,
+  type Outcome,
+} from "./ledger.js";
 import type { Caller, Policy } from "./policy.js";
 import type { Asked, RequestNotification, RequestReader } from "./request-reader.js";
 
@@ -98,7 +106,7 @@ export class CommandDesk {
       await this.#answerQueued(queued, startMs, signal);
     } catch (error) {
       if (!(error instanceof CommandRejected)) throw error;
-      await this.#refuse(caller.atSign, reqId, error);
+      await this.#refuse(caller, reqId, error);
     }
   }
 
@@ -151,13 +159,13 @@ export class CommandDesk {
         return;
       case "repeat":
         this.counters.add("repeats");
-        await this.#send({ to: asked.caller, reqId, ...decision.outcome });
+        await this.#send(answerTo(reqId, asked, decision.outcome));
         return;
       case "join": {
         this.counters.add("repeats");
         if (!outcome) return;
-        await this.#send({ to: asked.caller, reqId, type: "ack", payload: {}, message: null });
-        await this.#send({ to: asked.caller, reqId, ...(await outcome) });
+        await this.#send(ackOf(asked));
+        await this.#send(answerTo(reqId, asked, await outcome));
         return;
       }
       case "unknown":
@@ -166,10 +174,10 @@ export class CommandDesk {
   }
 
   async #answerWhenDone(asked: Asked, outcome: Promise<Outcome>, startMs: number): Promise<void> {
-    const { caller, reqId, target, command, id } = asked;
+    const { caller, target, command, id } = asked;
     const [{ type, message }] = await Promise.all([
       outcome.finally(() => this.#underWay.delete(keyOf(asked))),
-      this.#send({ to: caller, reqId, type: "ack", payload: {}, message: null }),
+      this.#send(ackOf(asked)),
     ]);
     this.counters.add(type);
     const tookMs = Math.round(this.#options.clock.monotonicMs() - startMs);
@@ -289,15 +297,19 @@ export class CommandDesk {
     }
   }
 
-  async #refuse(caller: AtSign, reqId: number, { reason, message, cause }: CommandRejected): Promise<void> {
+  async #refuse(
+    { atSign, unsigned }: Caller,
+    reqId: number,
+    { reason, message, cause }: CommandRejected,
+  ): Promise<void> {
     this.counters.add(`refused.${reason}`);
-    const fields = { caller, reason, why: message, ...(cause === undefined ? {} : { err: cause }) };
-    this.#audit(`${caller} ${reason}`, fields, "command refused", ALARMING.has(reason) ? "error" : "warn");
-    await this.#send({ to: caller, reqId, type: "nack", payload: { reason }, message });
+    const fields = { caller: atSign, reason, why: message, ...(cause === undefined ? {} : { err: cause }) };
+    this.#audit(`${atSign} ${reason}`, fields, "command refused", ALARMING.has(reason) ? "error" : "warn");
+    await this.#send({ to: atSign, reqId, type: "nack", payload: { reason }, message, sealed: !unsigned });
   }
 
   /** Queues an answer. One that cannot be queued is lost: its caller asks again and gets the stored outcome. */
-  async #send(answer: Parameters<CommandStore["queueAnswer"]>[0]): Promise<void> {
+  async #send(answer: Answer): Promise<void> {
     try {
       await this.#options.store.queueAnswer(answer);
     } catch (error) {
@@ -336,6 +348,10 @@ function isAnswerable(result: unknown): boolean {
 
 /** Reasons that a human must look at. */
 const ALARMING: ReadonlySet<RefusalReason> = new Set(["key-changed", "no-ledger"]);
+
+function ackOf({ caller, reqId, sealed }: Asked): Answer {
+  return { to: caller, reqId, type: "ack", payload: {}, message: null, sealed };
+}
 
 function keyOf({ caller, id }: Pick<Asked, "caller" | "id">): string {
   return `${caller} ${id}`;

@@ -12,7 +12,7 @@ export interface Circumstances {
   readonly entry: LedgerEntry | undefined;
   /** Digest of the command that is under way with this caller and id in this very moment. */
   readonly underWay: string | undefined;
-  readonly ledgerBornAtMs: number;
+  readonly ledgerBornAtMs: number | undefined;
   readonly nowMs: number | undefined;
   /** The target's commands; `undefined` when there is no such target. */
   readonly commands: readonly CommandDescription[] | undefined;
@@ -59,7 +59,8 @@ export function checkTime(
 ): void {
   if (nowMs === undefined) refuse("no-time", "the device does not know the time yet");
   if (expiresAtMs <= nowMs) refuse("expired", `expired ${nowMs - expiresAtMs} ms ago`);
-  if (issuedAtMs < ledgerBornAtMs) refuse("before-ledger", "issued before the ledger of this device began");
+  if (ledgerBornAtMs === undefined || issuedAtMs < ledgerBornAtMs)
+    refuse("before-ledger", "issued before the ledger of this device began");
 }
 
 function refuse(...reason: ConstructorParameters<typeof CommandRejected>): never {

@@ -22,6 +22,8 @@ export interface LedgerEntry {
   /** Of target, command and arguments: tells a repeat from another command under the same id. */
   readonly digest: string;
   readonly expiresAtMs: number;
+  /** False for a caller of other make, whose answers are not sealed. */
+  readonly sealed: boolean;
   /** `undefined` from acceptance until the end; after a restart that means: nobody knows. */
   readonly outcome: Outcome | undefined;
 }
@@ -33,12 +35,16 @@ export interface Answer {
   readonly type: "ack" | Outcome["type"];
   readonly payload: JsonObject;
   readonly message: string | null;
+  readonly sealed: boolean;
 }
 
 /** Where commands and their answers are kept. Writes resolve when they are durable, and reject when they cannot be. */
 export interface CommandStore {
-  /** Commands issued before this time could be repeats of what an earlier ledger knew. */
-  readonly ledgerBornAtMs: number;
+  /**
+   * Commands issued before this time could be repeats of what an earlier ledger knew. `undefined` until the time was
+   * known for the first time: then nothing can be told.
+   */
+  readonly ledgerBornAtMs: number | undefined;
   find(caller: string, id: string): LedgerEntry | undefined;
   /** Accepted, without an outcome. */
   unfinished(): readonly LedgerEntry[];
@@ -48,17 +54,9 @@ export interface CommandStore {
   queueAnswer(answer: Answer): Promise<void>;
 }
 
-export function entryOf({ caller, id, reqId, target, command, args, expiresAtMs }: Asked): LedgerEntry {
-  return {
-    caller,
-    id,
-    reqId,
-    target,
-    command,
-    digest: digestOf({ target, command, args }),
-    expiresAtMs,
-    outcome: undefined,
-  };
+export function entryOf({ caller, id, reqId, target, command, args, expiresAtMs, sealed }: Asked): LedgerEntry {
+  const digest = digestOf({ target, command, args });
+  return { caller, id, reqId, target, command, digest, expiresAtMs, sealed, outcome: undefined };
 }
 
 export function digestOf({ target, command, args }: Pick<Asked, "target" | "command" | "args">): string {
@@ -67,6 +65,11 @@ export function digestOf({ target, command, args }: Pick<Asked, "target" | "comm
     .digest("hex");
 }
 
-export function answerTo(reqId: number, { caller }: Pick<LedgerEntry, "caller">, outcome: Outcome): Answer {
-  return { to: caller, reqId, ...outcome };
+/** @param reqId of the request that is answered, which may be a repeat. */
+export function answerTo(
+  reqId: number,
+  { caller, sealed }: Pick<LedgerEntry, "caller" | "sealed">,
+  outcome: Outcome,
+): Answer {
+  return { to: caller, reqId, sealed, ...outcome };
 }

@@ -13,7 +13,7 @@ import { parseJson, type JsonObject } from "../../messages/json-field.js";
 import type { DeviceAddress } from "../../messages/names.js";
 import { parseRequest, type RpcRequest } from "../../messages/rpc.js";
 import { openSealed, SealInvalid } from "../../messages/seal.js";
-import { PeerKeyChanged } from "../keys/peer-trust.js";
+import { PeerKeyChanged } from "../../messages/peer-trust.js";
 import type { Caller } from "./policy.js";
 
 /** The parts of a received notification that a request is read from. */
@@ -40,6 +40,8 @@ export interface Asked {
   readonly args: JsonObject;
   readonly issuedAtMs: number;
   readonly expiresAtMs: number;
+  /** False for plain AtRpc, whose caller knows no seal. */
+  readonly sealed: boolean;
 }
 
 export interface RequestTrust {
@@ -82,7 +84,17 @@ export class RequestReader {
     const publicKey = await this.#vouchedKey(n.from, aesKey, signal);
     const request = parsed(() => parseRequest(body, reqId));
     const { target, command, args, id, issuedAt, expiresAt } = await this.#verified(request, n.from, publicKey, signal);
-    return { caller: n.from, reqId, id, target, command, args, issuedAtMs: issuedAt, expiresAtMs: expiresAt };
+    return {
+      caller: n.from,
+      reqId,
+      id,
+      target,
+      command,
+      args,
+      issuedAtMs: issuedAt,
+      expiresAtMs: expiresAt,
+      sealed: true,
+    };
   }
 
   #plainCommand({ reqId, payload }: RpcRequest, n: RequestNotification): Asked {
@@ -93,7 +105,15 @@ export class RequestReader {
     if (issuedAtMs > nowMs + MAX_CLOCK_SKEW_MS)
       throw new CommandRejected("not-yet-valid", "reqId is a time ahead of the device's clock");
     const expiresAtMs = Math.min(issuedAtMs, n.epochMillis) + MAX_PLAIN_AGE_MS;
-    return { caller: n.from, reqId, id: String(reqId), ...parsePlainCommand(payload), issuedAtMs, expiresAtMs };
+    return {
+      caller: n.from,
+      reqId,
+      id: String(reqId),
+      ...parsePlainCommand(payload),
+      issuedAtMs,
+      expiresAtMs,
+      sealed: false,
+    };
   }
 
   async #vouchedKey(peer: AtSign, aesKey: Uint8Array, signal: AbortSignal): Promise<KeyObject> {

@@ -26,7 +26,7 @@ t.test("a configuration", async (t) => {
       atsign: "@greenhouse",
       device: "north",
       ns: "atedge",
-      directory: { host: "root.atsign.org", port: 64 },
+      directory: { kind: "directory", host: "root.atsign.org", port: 64 },
       stateDir: "/var/lib/atedge",
       keys: "/var/lib/atedge/keys/@greenhouse_key.atKeys",
       allowManagerKeys: false,
@@ -97,9 +97,9 @@ t.test("a configuration", async (t) => {
       ['ns: expected a to z, 0 to 9 and _, starting with a letter, at most 55 characters, got "null"'],
     ],
     [
-      "with an address without a port",
-      `directory = "root.atsign.org"\n${MINIMAL}`,
-      ['directory: expected HOST:PORT, got "root.atsign.org"'],
+      "with an address that is none",
+      `directory = "root atsign org"\n${MINIMAL}`,
+      ['directory: expected HOST:PORT, got "root atsign org"'],
     ],
     ["with a port over 65535", `directory = "a:65536"\n${MINIMAL}`, ['directory: expected HOST:PORT, got "a:65536"']],
     [
@@ -173,6 +173,11 @@ t.test("a configuration", async (t) => {
       "with names that stand twice",
       `${MINIMAL}[[reader]]\natsign = "GROWER"\n${`[[driver]]\nid = "a"\ntype = "serial"\npath = "/x"\n`.repeat(2)}`,
       ['reader[1].atsign: "GROWER" has a [[reader]] already', 'driver[1].id: "a" is the id of another driver too'],
+    ],
+    [
+      "with two keys for one peer",
+      `${MINIMAL}key = "${PIN}"\n[[allow]]\natsign = "Grower"\ncommands = ["*/*"]\nkey = "${PIN.replace("0", "1")}"\n`,
+      ["allow[0].key: the [[reader]] @grower has another key"],
     ],
     [
       "with a text where a list of tables belongs",

@@ -18,8 +18,15 @@ t.test("a command of a caller that the policy names", async (t) => {
     await device.receive(device.request({ reqId: 1234, statement: { id: "a", args: { on: true } } }));
     t.same(device.drivers.calls, [{ target: "lamp", command: "set", args: { on: true } }]);
     t.same(device.store.answers, [
-      { to: "@grower", reqId: 1234, type: "ack", payload: {}, message: null },
-      { to: "@grower", reqId: 1234, type: "success", payload: { id: "a", result: { on: true } }, message: null },
+      { to: "@grower", reqId: 1234, type: "ack", payload: {}, message: null, sealed: true },
+      {
+        to: "@grower",
+        reqId: 1234,
+        type: "success",
+        payload: { id: "a", result: { on: true } },
+        message: null,
+        sealed: true,
+      },
     ]);
     t.match(device.store.find("@grower", "a"), { target: "lamp", command: "set", outcome: { type: "success" } });
   });

@@ -1,0 +1,183 @@
+import { readFile } from "node:fs/promises";
+import { type AtClient, openAtClient } from "../atplatform/client/at-client.js";
+import type { AtKeys } from "../atplatform/crypto/at-keys.js";
+import { type Clock, systemClock } from "../core/clock.js";
+import { codeOf, EdgeError } from "../core/errors.js";
+import type { Log } from "../core/log.js";
+import { TaskGroup } from "../core/scope.js";
+import { configuredDriver } from "../drivers/registry.js";
+import { DriverSupervisor } from "../drivers/supervisor.js";
+import { PeerTrust } from "../messages/peer-trust.js";
+import { AgentTime } from "./agent-time.js";
+import { loadConfig } from "./config/load.js";
+import { type AgentConfig, faultLine } from "./config/parse.js";
+import { CommandDesk } from "./control/command-desk.js";
+import { Policy } from "./control/policy.js";
+import { RequestReader } from "./control/request-reader.js";
+import { storedCommands } from "./control/stored-commands.js";
+import { HealthBoard } from "./health/health.js";
+import { driversHealth, linkHealth, storeHealth } from "./health/sources.js";
+import { loadKeys } from "./keys/load-keys.js";
+import { openLog } from "./log.js";
+import { monitor } from "./monitor.js";
+import { peerRecords } from "./peer-records.js";
+import { openStore, type Store } from "./store/store.js";
+
+export interface RunOptions {
+  readonly configFile: string;
+  readonly version: string;
+}
+
+/** The state folder cannot be used. */
+export class StateDirUnusable extends EdgeError {
+  override readonly code = "STATE_DIR_UNUSABLE";
+}
+
+/**
+ * Runs the agent until `stop` aborts; then everything that was accepted is on the disk.
+ *
+ * @throws {ConfigInvalid} {@link KeysUnusable} {@link StateDirUnusable} {@link StoreInUse}, each saying what to do.
+ */
+export async function runAgent({ configFile, version }: RunOptions, stop: AbortSignal): Promise<void> {
+  const { config, warnings } = await loadConfig(configFile);
+  const log = openLog({ level: config.logLevel });
+  for (const warning of warnings)
+    log.warn({ fault: faultLine(warning) }, "the configuration may not be what was meant");
+  const keys = await loadKeys(config.keys, config.atsign);
+  const ca = config.ca === undefined ? undefined : await readCa(config.ca);
+  const clock = systemClock;
+
+  await using store = await openAgentStore(config, clock, log);
+  await using client = await openAtClient(
+    {
+      atSign: config.atsign,
+      keys,
+      directory: config.directory,
+      ...(ca === undefined ? {} : { ca }),
+      clock,
+      log: log.child({ part: "client" }),
+    },
+    stop,
+  );
+  await using group = new TaskGroup(stop);
+  const parts = joinParts({ config, keys, store, client, clock, log, group, version });
+  log.info({ version, atsign: config.atsign, device: config.device, drivers: config.driver.length }, "agent started");
+  await parts.run();
+  log.info({}, "agent stopped");
+}
+
+interface Joint {
+  readonly config: AgentConfig;
+  readonly keys: AtKeys;
+  readonly store: Store;
+  readonly client: AtClient;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly group: TaskGroup;
+  readonly version: string;
+}
+
+/** Makes the parts and tells them of each other; they run when they are started. */
+function joinParts({ config, store, client, clock, log, group }: Joint): { run(): Promise<void> } {
+  const { atsign: us, device, ns } = config;
+  const address = { device, ns };
+  const time = new AgentTime(clock, store.lastKnownMs);
+  const now = (): number | undefined => time.now();
+  const trust = new PeerTrust({
+    us,
+    address,
+    records: peerRecords(client),
+    configured: configuredPins(config),
+    remembered: store.pins,
+    log: log.child({ part: "trust" }),
+  });
+  const drivers = new DriverSupervisor({
+    drivers: config.driver.map(configuredDriver),
+    publish: (_, readings) => store.publish(readings),
+    stateDir: `${config.stateDir}/drivers`,
+    clock,
+    log: log.child({ part: "drivers" }),
+  });
+  const desk = new CommandDesk({
+    address,
+    policy: new Policy(config.allow),
+    reader: new RequestReader({ us, address, trust, now }),
+    store: storedCommands(store, address, () => now() ?? clock.now()),
+    drivers,
+    now,
+    clock,
+    log: log.child({ part: "control" }),
+    group,
+  });
+  const health = new HealthBoard(clock);
+  health.add(() => storeHealth(store));
+  health.add(() => linkHealth(client));
+  health.add(() => driversHealth(drivers));
+  health.add(() => [{ name: "control", state: "ok", counters: desk.counters.values() }]);
+
+  return {
+    async run() {
+      group.start((signal) => store.run(signal));
+      group.start((signal) => drivers.run(signal));
+      group.start((signal) =>
+        monitor({ client, address, resume: store.monitor, receivers: [(n) => desk.receive(n)] }, signal),
+      );
+      group.start((signal) => reportHealth(health, clock, log, signal));
+      desk.settleUnfinished();
+      await group.join();
+    },
+  };
+}
+
+async function openAgentStore(config: AgentConfig, clock: Clock, log: Log): Promise<Store> {
+  const { stateDir, outbox, durability, reader } = config;
+  const { maxBytes, minFreeBytes, commitIntervalMs } = outbox;
+  try {
+    return await openStore({
+      folder: stateDir,
+      readers: reader.map(({ atsign }) => atsign),
+      clock,
+      log: log.child({ part: "store" }),
+      space: { maxBytes, minFreeBytes },
+      durability,
+      commitIntervalMs,
+    });
+  } catch (cause) {
+    const code = codeOf(cause);
+    if (cause instanceof EdgeError || code === undefined) throw cause;
+    throw new StateDirUnusable(
+      `the state folder ${stateDir} cannot be used (${code}): make it writable for this user, or name another with stateDir`,
+      { cause },
+    );
+  }
+}
+
+function configuredPins({ reader, allow }: AgentConfig): ReadonlyMap<string, string> {
+  return new Map(
+    [...reader, ...allow].flatMap(({ atsign, key }) => (key === undefined ? [] : [[atsign, key] as const])),
+  );
+}
+
+async function readCa(file: string): Promise<string> {
+  try {
+    return await readFile(file, "utf8");
+  } catch (cause) {
+    throw new EdgeError(`the certificate authority ${file} cannot be read (${codeOf(cause) ?? "unknown error"})`, {
+      cause,
+    });
+  }
+}
+
+const HEALTH_EVERY_MS = 2000;
+
+/** Logs each change of a part's state. */
+async function reportHealth(health: HealthBoard, clock: Clock, log: Log, signal: AbortSignal): Promise<void> {
+  const known = new Map<string, string>();
+  for (;;) {
+    for (const { name, state, code } of health.snapshot().parts) {
+      if (known.get(name) !== state) log.info({ name, state, ...(state === "ok" ? {} : { code }) }, "health");
+      known.set(name, state);
+    }
+    await clock.sleep(HEALTH_EVERY_MS, signal);
+  }
+}
