@@ -185,6 +185,11 @@ export class Store {
     });
   }
 
+  /** The latest time that is known to have passed, milliseconds since 1970; 0 when nothing is known. */
+  get lastKnownMs(): number {
+    return this.#lives.lastKnownMs;
+  }
+
   get health(): StoreHealth {
     const { state, errorCode } = this.#commit.health;
     return {
