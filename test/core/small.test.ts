@@ -32,7 +32,7 @@ t.test("a secret shows itself to reveal only", async (t) => {
   const secret = new Secret("hunter2");
   for (const shown of [
     String(secret),
-    `${secret.toString()}`,
+    secret.toString(),
     JSON.stringify({ secret }),
     inspect({ secret }, { depth: 9 }),
   ]) {
