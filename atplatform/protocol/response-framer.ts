@@ -37,8 +37,8 @@ const CR = 0x0d;
 export class ResponseFramer {
   readonly #maxBytes: number;
   readonly #command: boolean;
-  /** The line that has begun. */
-  #held: Buffer[] = [];
+  /** The line that has begun, with room to grow: a buffer a chunk would cost a peer's every byte a hundred of ours. */
+  #held = Buffer.alloc(0);
   #heldBytes = 0;
   /** A reply of which a line has ended; the next byte tells whether the reply has, too. */
   #reply: { readonly type: "data" | "error"; readonly lines: string[]; bytes: number } | undefined;
@@ -70,11 +70,13 @@ export class ResponseFramer {
     while (rest.length > 0) {
       if (this.unsettled && rest[0] === AT) frames.push(...this.settle());
       const end = rest.indexOf(LF);
-      this.#hold(end === -1 ? Buffer.from(rest) : rest.subarray(0, end));
       this.#atLineStart = end !== -1;
-      if (end === -1) break;
+      if (end === -1) {
+        this.#hold(rest);
+        break;
+      }
+      frames.push(...this.#endLine(rest.subarray(0, end)));
       rest = rest.subarray(end + 1);
-      frames.push(...this.#endLine());
     }
     return this.#handshake ? [...frames, ...this.#handshakeResult()] : frames;
   }
@@ -91,26 +93,40 @@ export class ResponseFramer {
   /** The connection has ended: a whole reply is given, a cut one is forgotten. */
   end(): Frame[] {
     const frames = this.settle();
-    this.#held = [];
-    this.#heldBytes = 0;
+    this.#forget();
     this.#reply = undefined;
     return frames;
   }
 
   #hold(part: Buffer): void {
-    this.#heldBytes += part.length;
-    if (this.#heldBytes + (this.#reply?.bytes ?? 0) > this.#maxBytes) {
-      throw new LimitExceeded(`a response is longer than ${this.#maxBytes} bytes`);
+    const bytes = this.#check(part);
+    if (bytes > this.#held.length) {
+      const larger = Buffer.allocUnsafeSlow(Math.max(256, bytes, this.#held.length * 2));
+      this.#held.copy(larger, 0, 0, this.#heldBytes);
+      this.#held = larger;
     }
-    this.#held.push(part);
+    part.copy(this.#held, this.#heldBytes);
+    this.#heldBytes = bytes;
   }
 
-  #endLine(): Frame[] {
-    const bytes = this.#held.length === 1 && this.#held[0] ? this.#held[0] : Buffer.concat(this.#held);
-    const line = fromUtf8(bytes.at(-1) === CR ? bytes.subarray(0, -1) : bytes);
-    const heldBytes = this.#heldBytes;
-    this.#held = [];
+  /** Bytes held when the part is. */
+  #check(part: Buffer): number {
+    const bytes = this.#heldBytes + part.length;
+    if (bytes + (this.#reply?.bytes ?? 0) <= this.#maxBytes) return bytes;
+    throw new LimitExceeded(`a response is longer than ${this.#maxBytes} bytes`);
+  }
+
+  #forget(): void {
+    this.#held = Buffer.alloc(0);
     this.#heldBytes = 0;
+  }
+
+  #endLine(part: Buffer): Frame[] {
+    const heldBytes = this.#check(part);
+    if (this.#heldBytes > 0) this.#hold(part);
+    const bytes = this.#heldBytes > 0 ? this.#held.subarray(0, heldBytes) : part;
+    const line = fromUtf8(bytes.at(-1) === CR ? bytes.subarray(0, -1) : bytes);
+    this.#forget();
     if (this.#reply) {
       this.#reply.lines.push(line);
       this.#reply.bytes += heldBytes + 1;
@@ -126,12 +142,11 @@ export class ResponseFramer {
 
   #handshakeResult(): Frame[] {
     if (this.#reply || this.#heldBytes > MAX_HANDSHAKE_BYTES) return [];
-    const text = Buffer.concat(this.#held).toString("latin1");
+    const text = this.#held.toString("latin1", 0, this.#heldBytes);
     // The prompt of the reply before may still stand in front: `@` and `@alice@`.
     if (!/^@?@[^@:]+@$/u.test(text)) return [];
     const atSign = fromUtf8(Buffer.from(text, "latin1")).slice(text.startsWith("@@") ? 1 : 0, -1);
-    this.#held = [];
-    this.#heldBytes = 0;
+    this.#forget();
     this.#atLineStart = true;
     this.#handshake = false;
     return [{ type: "handshake", atSign }];

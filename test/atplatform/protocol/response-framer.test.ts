@@ -1,3 +1,4 @@
+import { readFileSync } from "node:fs";
 import { isDeepStrictEqual } from "node:util";
 import fc from "fast-check";
 import t from "tap";
@@ -183,5 +184,15 @@ t.test("parseAtError", async (t) => {
     t.ok(closesConnection("AT0013"));
     t.notOk(closesConnection("AT0003"));
     t.notOk(closesConnection("constructor"));
+  });
+
+  t.test("is documented code by code", async (t) => {
+    const page = readFileSync(new URL("../../../docs/reference/wire.md", import.meta.url), "utf8");
+    const rows = Array.from(page.matchAll(/^\| (AT\d{4}) +\| (.+?) +\| (.+?) +\|$/gmu));
+    t.equal(rows.length, 28);
+    for (const [, code = "", meaning, remedy] of rows) {
+      t.equal(describeCode(code), meaning, code);
+      t.equal(parseAtError(`${code}-text`).remedy, remedy, code);
+    }
   });
 });
