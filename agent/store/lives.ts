@@ -81,11 +81,11 @@ export class Lives {
 
   /** The latest time that is known to have passed: the earliest that the next boot can begin. It never goes back. */
   rememberTime(nowMs: number): void {
-    this.#sql.setMeta.run("lastKnownMs", Math.max(nowMs, MIN_TIME_MS, this.lastKnownMs()));
+    this.#sql.setMeta.run("lastKnownMs", Math.max(nowMs, MIN_TIME_MS, this.lastKnownMs));
   }
 
   /** What {@link rememberTime} was told; 0 before. */
-  lastKnownMs(): number {
+  get lastKnownMs(): number {
     const value = this.#sql.getMeta.get("lastKnownMs")?.value;
     return typeof value === "number" ? value : 0;
   }

@@ -203,11 +203,6 @@ export class Store {
     };
   }
 
-  /** A time that is known to have passed, from this run or an earlier one; 0 when none is. Milliseconds since 1970. */
-  get lastKnownMs(): number {
-    return this.#lives.lastKnownMs();
-  }
-
   /** {@link Readings.publish} */
   publish(readings: readonly Reading[]): Promise<void> {
     return this.readings.publish(readings);
