@@ -11,32 +11,34 @@ export interface Turn extends Disposable {
 export class OneAtATime {
   readonly #maxWaiting: number;
   #tail: Promise<void> = Promise.resolve();
-  #waiting = 0;
+  /** In the line: the one whose turn it is, and those that wait. */
+  #inLine = 0;
 
   constructor(maxWaiting: number) {
     this.#maxWaiting = maxWaiting;
   }
 
   get waiting(): number {
-    return this.#waiting;
+    return Math.max(0, this.#inLine - 1);
   }
 
-  /** @throws {CommandRefused} when too many wait already; `signal.reason` as CommandRefused's cause when it aborts. */
+  /** @throws {CommandRefused} when too many wait already, and when the signal aborts before the turn has come. */
   async take(signal: AbortSignal): Promise<Turn> {
-    if (this.#waiting >= this.#maxWaiting) throw new CommandRefused(`busy: ${this.#waiting} commands are waiting`);
+    if (this.#inLine > this.#maxWaiting) throw new CommandRefused(`busy: ${this.waiting} commands are waiting`);
+    this.#inLine += 1;
     const before = this.#tail;
-    let giveBack: (() => void) | undefined;
-    const mine = new Promise<void>((resolve) => (giveBack = resolve));
+    let end: (() => void) | undefined;
+    const mine = new Promise<void>((resolve) => (end = resolve));
     this.#tail = before.then(() => mine);
-    const release = (): void => giveBack?.();
-    this.#waiting += 1;
+    const release = (): void => {
+      this.#inLine -= 1;
+      end?.();
+    };
     try {
       await untilAborted(before, signal);
     } catch (cause) {
       release();
       throw new CommandRefused("given up before its turn", { cause });
-    } finally {
-      this.#waiting -= 1;
     }
     let held = false;
     return {
