@@ -27,7 +27,7 @@ import { update } from "./verbs/update.js";
 import type { VerbName } from "./command-line.js";
 import type { VerbCodec } from "./verb-codec.js";
 
-/** Every verb by name, for what takes any of them; a client imports the ones it uses. */
+/** Every verb by name, for what takes any of them, such as the tests; client and atServer import the ones they use. */
 export const VERBS = {
   from,
   cram,
@@ -58,6 +58,3 @@ export const VERBS = {
   otp,
   keys,
 } as const satisfies Record<VerbName, Pick<VerbCodec<unknown>, "usage" | "parse">>;
-
-/** What the parser of a verb gives. */
-export type CommandOf<Verb extends VerbName> = ReturnType<(typeof VERBS)[Verb]["parse"]>;
