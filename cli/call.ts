@@ -1,13 +1,13 @@
-import type { Command } from "commander";
-import { EdgeError } from "../core/errors.js";
+import { InvalidArgumentError, Option, type Command } from "commander";
 import type { JsonObject } from "../messages/json-field.js";
 import type { CallOutcome } from "../remote/call.js";
 import { interruption, openRemote, withRemoteOptions, type RemoteOptions } from "./remote-options.js";
 
 interface CallCliOptions extends RemoteOptions {
   readonly id?: string;
-  readonly timeout: string;
-  readonly ackTimeout: string;
+  /** Milliseconds, both. */
+  readonly timeout: number;
+  readonly ackTimeout: number;
 }
 
 const EXAMPLES = `
@@ -24,24 +24,27 @@ export function register(program: Command): void {
     .argument("<@owner/device>", "whose device, and which")
     .argument("<target>", "driver of the device")
     .argument("<command>", "command of the driver")
-    .argument("[args]", "arguments as a JSON object", "{}")
+    .argument("[args]", "arguments as a JSON object", parseArgs, {})
     .option("--id <id>", "name of the command; the same name never acts twice (default: a new one)")
-    .option("--timeout <seconds>", "for the result; then the command expires too", "30")
-    .option("--ack-timeout <seconds>", "for a sign of the device", "5")
+    .addOption(
+      new Option("--timeout <seconds>", "for the result; then the command expires too")
+        .argParser(parseSeconds)
+        .default(30_000, "30"),
+    )
+    .addOption(
+      new Option("--ack-timeout <seconds>", "for a sign of the device").argParser(parseSeconds).default(5_000, "5"),
+    )
     .addHelpText("after", EXAMPLES)
-    .action(async (subject: string, target: string, command: string, args: string, options: CallCliOptions) => {
+    .action(async (subject: string, target: string, command: string, args: JsonObject, options: CallCliOptions) => {
       const { randomUUID } = await import("node:crypto");
       const { call } = await import("../remote/call.js");
       const signal = interruption();
-      const parsed = parseArgs(args);
-      const timeoutMs = parseSeconds("--timeout", options.timeout);
-      const ackTimeoutMs = parseSeconds("--ack-timeout", options.ackTimeout);
-      const { id = randomUUID() } = options;
-      const { session, log } = await openRemote(subject, options, signal);
-      await using _ = session;
+      const { id = randomUUID(), timeout: timeoutMs, ackTimeout: ackTimeoutMs } = options;
+      const { session: opened, log } = await openRemote(subject, options, signal);
+      await using session = opened;
       const { owner, address, platform, trust, outbound } = session;
       const outcome = await call(
-        { platform, trust, outbound, owner, address, target, command, args: parsed, id, timeoutMs, ackTimeoutMs, log },
+        { platform, trust, outbound, owner, address, target, command, args, id, timeoutMs, ackTimeoutMs, log },
         signal,
       ).catch((error: unknown) => {
         if (signal.aborted) return undefined;
@@ -71,23 +74,19 @@ function failureText(outcome: Exclude<CallOutcome, { readonly kind: "success" }>
   }
 }
 
-/** Not a usable argument; like what commander refuses, but known only after parsing. */
-class ArgumentInvalid extends EdgeError {
-  override readonly code = "ARGUMENT_INVALID";
-}
-
 function parseArgs(text: string): JsonObject {
+  let value: unknown;
   try {
-    const value: unknown = JSON.parse(text);
-    if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as JsonObject;
+    value = JSON.parse(text);
   } catch {
-    // Told below: what the parser says about its position helps nobody on a command line.
+    // What the parser says about its position helps nobody on a command line.
   }
-  throw new ArgumentInvalid(`args: expected a JSON object such as '{"on":true}', got ${text}`);
+  if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as JsonObject;
+  throw new InvalidArgumentError(`Expected a JSON object such as '{"on":true}'.`);
 }
 
-function parseSeconds(option: string, text: string): number {
+function parseSeconds(text: string): number {
   const seconds = Number(text);
   if (seconds > 0 && seconds <= 24 * 3600) return seconds * 1000;
-  throw new ArgumentInvalid(`${option}: expected seconds, 86400 at most, got ${text}`);
+  throw new InvalidArgumentError("Expected seconds, 86400 at most.");
 }

@@ -31,8 +31,8 @@ export function register(program: Command): void {
       const { parseConsumer } = await import("../messages/receipt.js");
       const { watch } = await import("../remote/watch.js");
       const { MemoryStreamStore } = await import("../remote/stream-store.js");
-      const { session, log } = await openRemote(subject, options, signal);
-      await using _ = session;
+      const { session: opened, log } = await openRemote(subject, options, signal);
+      await using session = opened;
       const { owner, address, platform, trust, outbound } = session;
       const name = parseConsumer(options.consumer);
       const keep = options.keep === undefined ? undefined : await openKeep(options.keep, session, name);

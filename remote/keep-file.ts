@@ -107,6 +107,11 @@ export class KeepFile implements StreamStore {
     };
   }
 
+  /** Resolves when all that was taken before is on the disk. */
+  flush(): Promise<void> {
+    return this.#commit.flush();
+  }
+
   [Symbol.asyncDispose](): Promise<void> {
     return this.#commit.close();
   }
