@@ -59,7 +59,7 @@ interface LifeRow {
 /** Opens or makes the SQLite file of `watch --keep`. @throws {KeepFileUnusable} */
 export async function openKeepFile(path: string, subject: KeepSubject): Promise<KeepFile> {
   try {
-    const db = new Database(path);
+    const db = new Database(path, { timeout: 0 }); // who has it open keeps it open
     await chmod(path, 0o600);
     const commit = await openGroupCommit({ db, path });
     try {
