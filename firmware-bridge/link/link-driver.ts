@@ -44,6 +44,8 @@ export const openLinkDriver: OpenDriver<LinkConfig> = async (config, deps, signa
       return board.call(command, args, config.commandTimeoutMs, callSignal);
     },
 
+    counters: () => ({ ...board.counters }),
+
     [Symbol.asyncDispose]: () => board[Symbol.asyncDispose](),
   };
 };

@@ -7,6 +7,7 @@ import type { LinkRecord } from "./link-record.js";
 const METHOD_DIGITS = 1;
 const METHOD_KEY = 2;
 const RETRY_MS = 1500;
+const REFUSE_CLOSED = 5;
 
 export interface PairingResult {
   readonly record: LinkRecord;
@@ -33,6 +34,8 @@ export class HostPairing {
   #frame: Uint8Array;
   #sentAtMs = -Infinity;
   #reveal: Reveal | undefined;
+  /** The board has said that it is not open for pairing, or not by this method. */
+  refusedAsClosed = false;
 
   constructor({
     provisioningKey,
@@ -63,7 +66,11 @@ export class HostPairing {
 
   /** Gives the result when the board's last frame came. @throws {PairingFailed} with what was wrong. */
   receive(frame: BoardFrame): PairingResult | undefined {
-    if (frame.type === "refuse") throw refusal(frame.reason);
+    if (frame.type === "refuse") {
+      // Perhaps its button is pressed in a moment.
+      if (frame.reason === REFUSE_CLOSED && !this.#reveal) this.refusedAsClosed = true;
+      else throw refusal(frame.reason);
+    }
     if (frame.type === "pair2" && !this.#reveal) this.#committed(frame.boardKey, frame.commitment);
     if (frame.type === "pair4" && this.#reveal) return this.#revealed(this.#reveal, frame.nonce, frame.tag);
     return undefined;
@@ -99,7 +106,6 @@ export class HostPairing {
 }
 
 function refusal(reason: number): PairingFailed {
-  if (reason === 5) return new PairingFailed("the board is not open for pairing, or pairs by the other method");
   if (reason === 6) return new PairingFailed("the board refused: another provisioning key, or somebody is on the wire");
   if (reason === 3) return new PairingFailed("the board speaks another version of the link");
   return new PairingFailed(`the board refused with reason ${reason}`);

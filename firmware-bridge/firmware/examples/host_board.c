@@ -113,7 +113,8 @@ static void read_control(int *reset) {
   static char line[128];
   static size_t used;
   char byte;
-  while (read(STDIN_FILENO, &byte, 1) == 1) {
+  ssize_t count;
+  while ((count = read(STDIN_FILENO, &byte, 1)) == 1) {
     if (byte == '\n') {
       line[used] = 0;
       used = 0;
@@ -122,6 +123,7 @@ static void read_control(int *reset) {
       line[used++] = byte;
     }
   }
+  if (count == 0) exit(0);
 }
 
 /* Runs one life of the board, and gives the reason of the reset that ended it. */
@@ -151,8 +153,7 @@ static int run(app_options options, uint32_t trial_ms) {
     bool pending = app.link.tx_at < app.link.tx_end;
     struct pollfd fds[] = {{line_fd, (short)(POLLIN | (pending ? POLLOUT : 0)), 0}, {STDIN_FILENO, POLLIN, 0}};
     poll(fds, 2, app.burst_left > 0 ? 1 : 5);
-    if (fds[1].revents & POLLIN) read_control(&reset);
-    else if (fds[1].revents & (POLLHUP | POLLERR)) exit(0);
+    if (fds[1].revents != 0) read_control(&reset);
   }
   return reset;
 }
