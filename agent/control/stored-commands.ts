@@ -20,7 +20,7 @@ type Detail = Pick<LedgerEntry, "reqId" | "target" | "command" | "digest" | "sea
 
 /** The agent's store as the place of commands and answers. */
 export function storedCommands(
-  store: Pick<Store, "ledger" | "answers">,
+  store: Pick<Store, "ledger" | "answers" | "flush">,
   address: DeviceAddress,
   nowMs: () => number,
 ): CommandStore {
@@ -32,6 +32,16 @@ export function storedCommands(
     sealed,
     expiresMs: Math.round(nowMs()) + (type === "ack" ? ACK_LIFE_MS : ANSWER_LIFE_MS),
   });
+  /** A caller waits, so the write does not wait for readings to share its commit. */
+  const written = async <T>(write: Promise<T>): Promise<T> => {
+    try {
+      const [result] = await Promise.all([write, store.flush()]);
+      return result;
+    } catch (cause) {
+      if (cause instanceof EdgeError || codeOf(cause) === undefined) throw cause;
+      throw new CommandsUnwritable("the store does not take it", { cause });
+    }
+  };
   return {
     get ledgerBornAtMs() {
       return ledger.birthMs;
@@ -58,13 +68,4 @@ function entryOf({ caller, id, detail, expiresMs, answer }: StoredEntry): Ledger
   const { reqId, target, command, digest, sealed } = detail as Detail;
   const outcome = (answer as Outcome | undefined) ?? undefined;
   return { caller, id, reqId, target, command, digest, sealed, expiresAtMs: expiresMs, outcome };
-}
-
-async function written<T>(write: Promise<T>): Promise<T> {
-  try {
-    return await write;
-  } catch (cause) {
-    if (cause instanceof EdgeError || codeOf(cause) === undefined) throw cause;
-    throw new CommandsUnwritable("the store does not take it", { cause });
-  }
 }
