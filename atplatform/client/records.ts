@@ -161,7 +161,7 @@ export class Records {
       const dataSignature = signText(text, keys.encryption.privateKey);
       return { ...singleLine(text, { dataSignature, isEncrypted: false }) };
     }
-    if (!encrypt) return singleLine(text, { isEncrypted: false });
+    if (!encrypt) return singleLine(text, { isEncrypted: false, sharedKeyEnc: null, pubKeyCS: null, ivNonce: null });
     const peer = scope === atSign ? undefined : scope;
     const shared = peer && (await sharedKeys.forSending(peer, signal, encryptWith));
     const iv = legacyZeroIv ? parseIv(null) : newIv();
@@ -170,7 +170,7 @@ export class Records {
       metadata: {
         isEncrypted: true,
         ...(shared && { sharedKeyEnc: shared.sharedKeyEnc, pubKeyCS: shared.pubKeyCS }),
-        ...(!legacyZeroIv && { ivNonce: Buffer.from(iv).toString("base64") }),
+        ivNonce: legacyZeroIv ? null : Buffer.from(iv).toString("base64"),
       },
     };
   }
@@ -290,12 +290,15 @@ export async function decryptWithAny(
   throw failure;
 }
 
-/** A value with line ends goes as base64, as a command is one line. */
+/**
+ * A value with line ends goes as base64, as a command is one line. An atServer keeps metadata that an update leaves out,
+ * so what was said of the value before must be taken back: `null`.
+ */
 function singleLine(
   text: string,
   metadata: MetadataOptions,
 ): { readonly value: string; readonly metadata: MetadataOptions } {
-  if (!/[\r\n]|\s$/u.test(text)) return { value: text, metadata };
+  if (!/[\r\n]|\s$/u.test(text)) return { value: text, metadata: { ...metadata, encoding: null } };
   return { value: Buffer.from(text).toString("base64"), metadata: { ...metadata, encoding: "base64" } };
 }
 
