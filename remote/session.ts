@@ -1,8 +1,7 @@
 import { readFile, stat } from "node:fs/promises";
-import { homedir } from "node:os";
 import { join } from "node:path";
 import { openAtClient } from "../atplatform/client/at-client.js";
-import { readAtKeysFile } from "../atplatform/crypto/at-keys-file.js";
+import { atKeysPath, readAtKeysFile } from "../atplatform/crypto/at-keys-file.js";
 import { parseAtSign } from "../atplatform/protocol/at-sign.js";
 import { parseDirectoryAddress } from "../atplatform/transport/directory.js";
 import { codeOf, EdgeError } from "../core/errors.js";
@@ -53,7 +52,7 @@ export interface Session extends Disposable {
 export async function openSession(options: SessionOptions, signal: AbortSignal): Promise<Session> {
   const { owner, address } = parseSubject(options.subject, options.ns);
   const atSign = parseAtSign(options.as);
-  const keys = await readKeys(options.keys ?? defaultKeysFile(atSign), atSign);
+  const keys = await readKeys(options.keys ?? atKeysPath(atSign), atSign);
   const ca = options.ca === undefined ? undefined : await readText(options.ca);
   const stateDir = options.state ?? defaultStateDir();
   const remembered = await openPinFile(join(stateDir, "pins.json"));
@@ -83,8 +82,6 @@ function parseSubject(text: string, ns: string): { readonly owner: string; reado
     throw new SessionRefused(`expected @owner/device, such as @greenhouse/north, got ${JSON.stringify(text)}`);
   return { owner: parseAtSign(owner), address: parseAddress(device, ns) };
 }
-
-const defaultKeysFile = (atSign: string): string => join(homedir(), ".atsign", "keys", `${atSign}_key.atKeys`);
 
 async function readKeys(path: string, atSign: string) {
   try {

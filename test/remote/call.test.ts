@@ -2,25 +2,19 @@ import t from "tap";
 import { encryptAesKey, newRsaKeyPair, parsePublicKey } from "../../atplatform/crypto/rsa.js";
 import { encryptText, newIv } from "../../atplatform/crypto/aes-ctr.js";
 import { silentLog } from "../../core/log.js";
-import { CommandRejected, verifyCommand, type CommandStatement } from "../../messages/command.js";
-import { agentRegex, answerKey, atKeyOf, parseAddress, requestIdOf, type AnswerType } from "../../messages/names.js";
+import { CommandRejected, type CommandStatement } from "../../messages/command.js";
+import { atKeyOf, parseAddress } from "../../messages/names.js";
 import { PeerTrust, type PinStore } from "../../messages/peer-trust.js";
-import { formatAnswer, parseRequest } from "../../messages/rpc.js";
+import { formatAnswer } from "../../messages/rpc.js";
 import { seal } from "../../messages/seal.js";
 import { call, type CallOptions, type CallOutcome } from "../../remote/call.js";
-import { openIncoming } from "../../remote/inbound.js";
 import { Outbound } from "../../remote/outbound.js";
 import { ManualClock } from "../fixtures/manual-clock.js";
+import { runTestDevice, type TestAnswer } from "../fixtures/message-device.js";
 import { MessageWorld, until, withFlippedBit } from "../fixtures/message-world.js";
 
 const address = parseAddress("north", "atedge");
 const forever = new AbortController().signal;
-
-interface Answer {
-  readonly type: AnswerType;
-  readonly payload: Readonly<Record<string, unknown>>;
-  readonly message?: string;
-}
 
 /** @alice's device takes commands from @bob as an agent does, with real crypto. */
 class Bench {
@@ -30,7 +24,7 @@ class Bench {
   readonly alice = this.world.platformOf("@alice");
   readonly bob = this.world.platformOf("@bob");
   readonly configured = new Map<string, string>();
-  answers: (statement: CommandStatement) => readonly Answer[] = ({ id, args }) => [
+  answers: (statement: CommandStatement) => readonly TestAnswer[] = ({ id, args }) => [
     { type: "ack", payload: {} },
     { type: "success", payload: { id, result: args } },
   ];
@@ -45,22 +39,13 @@ class Bench {
     return new PeerTrust({ us, address, records, configured: this.configured, remembered, log: silentLog });
   }
 
-  async device(signal: AbortSignal): Promise<void> {
+  device(signal: AbortSignal): Promise<void> {
     const trust = this.trustOf("@alice");
-    const outbound = new Outbound(this.alice, "@bob", address);
-    for await (const incoming of this.alice.notifications({ regex: agentRegex(address), since: "live" }, signal)) {
-      const reqId = requestIdOf(incoming.key, address);
-      if (reqId === undefined) continue;
-      const body = await openIncoming(incoming, { trust, clock: this.clock }, signal);
-      const publicKey = await trust.keyOf("@bob", signal);
-      const check = { from: incoming.from, to: "@alice", ...address, publicKey, nowMs: this.clock.now() };
-      const statement = verifyCommand(parseRequest(body, reqId).payload, check);
+    const answers = (statement: CommandStatement): readonly TestAnswer[] => {
       this.commands.push(statement);
-      for (const { type, payload, message = null } of this.answers(statement)) {
-        const answer = formatAnswer({ reqId, respType: type, payload, message });
-        await outbound.send({ name: answerKey(address, type, reqId), body: answer, ttlnMs: 60_000 }, signal);
-      }
-    }
+      return this.answers(statement);
+    };
+    return runTestDevice({ platform: this.alice, trust, address, caller: "@bob", answers, clock: this.clock }, signal);
   }
 
   /** One call, with the device running unless told otherwise. */
@@ -115,7 +100,7 @@ t.test("a call", async (t) => {
 
   t.test("gives the device's reason when it does not, or could not", async (t) => {
     const bench = new Bench();
-    const outcomes: readonly (readonly [Answer, object])[] = [
+    const outcomes: readonly (readonly [TestAnswer, object])[] = [
       [
         { type: "nack", payload: { reason: "not-allowed" }, message: "no [[allow]]" },
         { kind: "refused", reason: "not-allowed", message: "no [[allow]]" },
