@@ -86,7 +86,7 @@ function joinParts({ config, store, client, clock, log, group }: Joint): { run()
   const trust = new PeerTrust({
     us,
     address,
-    records: peerRecords(client),
+    records: peerRecords(client, clock),
     configured: configuredPins(config),
     remembered: store.pins,
     log: log.child({ part: "trust" }),
@@ -120,7 +120,7 @@ function joinParts({ config, store, client, clock, log, group }: Joint): { run()
       group.start((signal) => store.run(signal));
       group.start((signal) => drivers.run(signal));
       group.start((signal) =>
-        monitor({ client, address, resume: store.monitor, receivers: [(n) => desk.receive(n)] }, signal),
+        monitor({ client, address, resume: store.monitor, clock, receivers: [(n) => desk.receive(n)] }, signal),
       );
       group.start((signal) => reportHealth(health, clock, log, signal));
       desk.settleUnfinished();
