@@ -1,17 +1,17 @@
 import { readSync } from "node:fs";
 import { access, constants } from "node:fs/promises";
-import type { SerialPort } from "serialport";
 import type { DriverDeps } from "../../core/driver.js";
 import { codeOf, DeviceGone, EdgeError } from "../../core/errors.js";
 import type { Port } from "../../core/port.js";
 import { untilAborted } from "../../core/scope.js";
+import type { binding } from "./binding.js";
 
 /** The port is there but cannot be used: no permission, in use by another program, no tty. */
 export class PortUnusable extends EdgeError {
   override readonly code: string = "PORT_UNUSABLE";
 }
 
-type Binding = Awaited<ReturnType<(typeof SerialPort)["binding"]["open"]>>;
+type Binding = Awaited<ReturnType<(typeof binding)["open"]>>;
 
 const READ_BYTES = 16_384;
 
@@ -25,11 +25,11 @@ const READ_BYTES = 16_384;
  */
 export const openPort: DriverDeps["openPort"] = async (path, options, signal) => {
   await checkAccess(path);
-  const { SerialPort } = await import("serialport");
+  const { binding: library } = await import("./binding.js");
   signal.throwIfAborted();
   let binding: Binding;
   try {
-    binding = await SerialPort.binding.open({
+    binding = await library.open({
       path,
       baudRate: options.baudRate,
       dataBits: options.dataBits ?? 8,
