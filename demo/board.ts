@@ -11,7 +11,7 @@
 import { rmSync, symlinkSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { setTimeout as sleep } from "node:timers/promises";
-import { fromUtf8 } from "../core/bytes.js";
+import { utf8 } from "../core/bytes.js";
 import { LineFramer } from "../core/line-framer.js";
 import { Account } from "./account.js";
 import { tellParent, untilToldToEnd } from "./lifetime.js";
@@ -43,7 +43,11 @@ let relay = false;
 let temperatureCel = 21;
 let n = 0;
 
-const say = (line: string): boolean => pty.far.writableLength < MAX_UNSENT_BYTES && (pty.far.write(`${line}\n`), true);
+function say(line: string): boolean {
+  if (pty.unsentBytes >= MAX_UNSENT_BYTES) return false;
+  pty.write(utf8(`${line}\n`));
+  return true;
+}
 
 function measure(): void {
   // Towards 20 °C, or 30 with the heater, with a time constant of a minute, and some noise.
@@ -77,7 +81,7 @@ function answer(line: string): Readonly<Record<string, unknown>> {
 }
 
 const lines = new LineFramer({ maxBytes: 1024, onLimit: "drop" });
-pty.far.on("data", (chunk: Buffer) => lines.push(chunk).forEach((line) => take(fromUtf8(line))));
+pty.onData((chunk) => lines.push(chunk).forEach((line) => take(line.toString("utf8"))));
 tellParent({ path: values.link ?? pty.path });
 say("atedge demo board, thermometer and relay");
 try {

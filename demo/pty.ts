@@ -1,20 +1,27 @@
-import { closeSync, constants, openSync, readdirSync, readlinkSync } from "node:fs";
-import type { Duplex } from "node:stream";
+import { closeSync, constants, openSync, readdirSync, readlinkSync, writeSync } from "node:fs";
+import type { Readable } from "node:stream";
 import * as nodePty from "@lydell/node-pty";
+import { codeOf } from "../core/errors.js";
 
-/** A serial line without hardware: `path` is what a program opens, `far` the end of the device. */
+/** A serial line without hardware: `path` is what a program opens; we are the device at its far end. */
 export interface Pty {
   readonly path: string;
-  readonly far: Duplex;
+  /** Bytes that `write` took and nobody at the other end has made room for. */
+  readonly unsentBytes: number;
+  onData(take: (chunk: Buffer) => void): void;
+  write(bytes: Uint8Array): void;
   /** Pulls the cable. */
   unplug(): void;
 }
 
 interface RawPty {
-  readonly master: Duplex;
-  readonly slave: Duplex & { setRawMode(raw: boolean): void };
+  readonly master: Readable;
+  readonly slave: Readable & { setRawMode(raw: boolean): void };
   readonly ptsName: string;
+  readonly fd: number;
 }
+
+const RETRY_MS = 2;
 
 /**
  * Opens a raw pty. We keep a descriptor of the near end ourselves: the line would hang up for good with the last
@@ -25,19 +32,43 @@ interface RawPty {
 export function openPty(): Pty {
   // `open` is there but not declared.
   const open = (nodePty as unknown as { open: (options: { encoding: null }) => RawPty }).open;
-  const { master, slave, ptsName } = open({ encoding: null });
+  const { master, slave, ptsName, fd } = open({ encoding: null });
   slave.setRawMode(true);
   const own = openSync(ptsName, constants.O_RDWR | constants.O_NOCTTY);
   slave.destroy(); // Else it takes the bytes before any other reader.
   closeCopies(ptsName, own);
   master.on("error", () => undefined);
+
   let plugged = true;
+  let unsent = Buffer.alloc(0);
+  let retry: NodeJS.Timeout | undefined;
+  // Not through the stream: libuv writes to a pty in blocking mode, and a line that nobody reads would stop everything.
+  const flush = (): void => {
+    retry = undefined;
+    while (plugged && unsent.length > 0) {
+      try {
+        unsent = unsent.subarray(writeSync(fd, unsent));
+      } catch (error) {
+        if (codeOf(error) !== "EAGAIN") throw error;
+        retry = setTimeout(flush, RETRY_MS);
+        return;
+      }
+    }
+  };
   return {
     path: ptsName,
-    far: master,
+    get unsentBytes() {
+      return unsent.length;
+    },
+    onData: (take) => void master.on("data", take),
+    write(bytes) {
+      unsent = Buffer.concat([unsent, bytes]);
+      if (!retry) flush();
+    },
     unplug() {
       if (!plugged) return;
       plugged = false;
+      clearTimeout(retry);
       closeSync(own);
       master.destroy();
     },

@@ -24,7 +24,8 @@ export class Watched {
     const { name, value, unit, timeMs } = event;
     if (typeof name !== "string" || typeof timeMs !== "number") return;
     if (typeof value !== "number" && typeof value !== "string" && typeof value !== "boolean") return;
-    const driver = name.slice(0, name.indexOf("/"));
+    // Our configuration starts the names of all but the host's readings with their driver.
+    const driver = name.includes("/") ? name.slice(0, name.indexOf("/")) : "host";
     const shown: Shown = { driver, name, value, timeMs, ...(typeof unit === "string" && { unit }) };
     this.#readings += 1;
     this.#latencies.push(Date.now() - timeMs);
