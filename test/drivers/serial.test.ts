@@ -1,0 +1,320 @@
+import { readdirSync, readlinkSync } from "node:fs";
+import fc from "fast-check";
+import t from "tap";
+import * as v from "valibot";
+import { utf8 } from "../../core/bytes.js";
+import { systemClock } from "../../core/clock.js";
+import type { Driver } from "../../core/driver.js";
+import { silentLog } from "../../core/log.js";
+import { configuredDriver } from "../../drivers/registry.js";
+import { serialSchema, type SerialConfig } from "../../drivers/serial/config.js";
+import { jsonLines, keyValueLines } from "../../drivers/serial/line-codec.js";
+import { openPort } from "../../drivers/serial/open-port.js";
+import { openSerial } from "../../drivers/serial/serial-driver.js";
+import { DriverSupervisor } from "../../drivers/supervisor.js";
+import { eventually, recordingDeps, type RecordingDeps } from "../contracts/driver.js";
+import { PtyDevice } from "../fixtures/pty-device.js";
+
+const never = new AbortController().signal;
+
+interface Bench extends AsyncDisposable {
+  readonly device: PtyDevice;
+  readonly deps: RecordingDeps;
+  readonly driver: Driver;
+  readonly ended: Promise<unknown>;
+}
+
+/** A driver that runs on a device on a pty. */
+async function bench(
+  keys: Record<string, unknown>,
+  onLine: PtyDevice["onLine"] = () => undefined,
+  publish?: Parameters<typeof recordingDeps>[0],
+): Promise<Bench> {
+  const device = await PtyDevice.open();
+  device.onLine = onLine;
+  const deps = await recordingDeps(publish);
+  const config: SerialConfig = v.parse(serialSchema, { id: "vent", type: "serial", path: device.path, ...keys });
+  const stop = new AbortController();
+  const driver = await openSerial(config, deps, stop.signal);
+  const ended = driver.run(stop.signal).catch((error: unknown) => error);
+  return {
+    device,
+    deps,
+    driver,
+    ended,
+    async [Symbol.asyncDispose]() {
+      stop.abort();
+      await ended;
+      await driver[Symbol.asyncDispose]();
+      await device[Symbol.asyncDispose]();
+      await deps[Symbol.asyncDispose]();
+    },
+  };
+}
+
+void t.test("line codecs", async (t) => {
+  await t.test("read JSON objects and nothing else", async (t) => {
+    t.strictSame(jsonLines.parse(utf8('{"t":21.5,"ok":true}')), { t: 21.5, ok: true });
+    for (const line of ["boot v1.2", "[1]", "3", '{"t":', "null", ""]) t.equal(jsonLines.parse(utf8(line)), undefined);
+    t.equal(jsonLines.parse(Buffer.from([0x7b, 0xff, 0x7d])), undefined);
+  });
+
+  await t.test("read key=value pairs as firmware prints them", async (t) => {
+    const read = (line: string): unknown => keyValueLines.parse(utf8(line));
+    t.strictSame(read("t=21.5 rh=40"), { t: 21.5, rh: 40 });
+    t.strictSame(read("t=-1e3,rh=.5;on=true"), { t: -1000, rh: 0.5, on: true });
+    t.strictSame(read(' t = 21.5 , name="north wall" '), { t: 21.5, name: "north wall" });
+    t.strictSame(read("mode=eco,"), { mode: "eco" });
+    for (const line of ["boot v1.2", "=3", "t=", "t=1 noise", 'n="open', "", " "]) t.equal(read(line), undefined, line);
+  });
+
+  await t.test("read back what they wrote", async () => {
+    const scalar = fc.oneof(
+      fc.double({ noNaN: true, noDefaultInfinity: true }),
+      fc.boolean(),
+      fc.stringMatching(/^[ -!#-~]{0,20}$/u),
+    );
+    const fields = fc.dictionary(fc.stringMatching(/^[A-Za-z_][A-Za-z0-9_.-]{0,8}$/u), scalar, { minKeys: 1 });
+    const same = (a: unknown, b: unknown): boolean => JSON.stringify(a) === JSON.stringify(b);
+    fc.assert(
+      fc.property(fields, (all) => {
+        // A text that looks like a number is read as one; key=value has no types.
+        const plain = Object.fromEntries(
+          Object.entries(all).filter(
+            ([key, value]) =>
+              key !== "__proto__" && (typeof value !== "string" || !/^(?:true|false|[-+.\d].*|)$/u.test(value)),
+          ),
+        );
+        return (
+          same(jsonLines.parse(utf8(jsonLines.format(all))), all) &&
+          (Object.keys(plain).length === 0 || same(keyValueLines.parse(utf8(keyValueLines.format(plain))), plain))
+        );
+      }),
+    );
+  });
+
+  await t.test("never throw at garbage, and write one line whatever the value", async () => {
+    fc.assert(
+      fc.property(fc.uint8Array({ maxLength: 200 }), (bytes) => {
+        for (const codec of [jsonLines, keyValueLines]) codec.parse(bytes);
+        return true;
+      }),
+    );
+    fc.assert(
+      fc.property(fc.dictionary(fc.stringMatching(/^[a-z]{1,5}$/u), fc.jsonValue()), (fields) =>
+        [jsonLines, keyValueLines].every((codec) => !/[\r\n]/u.test(codec.format(fields))),
+      ),
+    );
+  });
+
+  await t.test("take no longer than the line is long", async (t) => {
+    const hostile = utf8(`${"a".repeat(30_000)} ${"b=".repeat(15_000)}${" ".repeat(20_000)}`);
+    const start = process.cpuUsage();
+    keyValueLines.parse(hostile);
+    t.ok(process.cpuUsage(start).user < 200_000, "65,000 bytes in under 200 ms of processor time");
+  });
+});
+
+void t.test("the serial driver", async (t) => {
+  await t.test("maps fields to readings and counts what is none", async (t) => {
+    const reading = [
+      { pointer: "/t", name: "temperature", unit: "Cel" },
+      { pointer: "/air/rh", name: "humidity", unit: "%RH", scale: 0.1 },
+      { pointer: "/door", name: "door", class: "alarm" },
+    ];
+    await using b = await bench({ reading, maxLineBytes: 100 });
+    b.device.say("\r\nESP-ROM:esp32c3 boot:0x8");
+    b.device.say('{"t":21.5,"air":{"rh":405},"other":1}\r');
+    b.device.say(`{"t":"${"x".repeat(200)}"}`);
+    b.device.send(Buffer.from([0xff, 0xfe, 0x0a]));
+    b.device.say('{"door":true}');
+    await b.deps.until(3);
+    t.match(b.deps.readings, [
+      { name: "temperature", value: 21.5, unit: "Cel", class: "measurement" },
+      { name: "humidity", value: 40.5, unit: "%RH" },
+      { name: "door", value: true, class: "alarm" },
+    ]);
+    t.match(b.driver.counters?.(), { noise: 2, tooLong: 1 });
+  });
+
+  await t.test("takes every number and truth value when no reading is configured", async (t) => {
+    await using b = await bench({ ack: "ack {n}", frame: "key-value" });
+    b.device.say("t=21.5 relay=true name=north n=7");
+    await b.deps.until(2);
+    t.match(b.deps.readings, [
+      { name: "t", value: 21.5 },
+      { name: "relay", value: true },
+    ]);
+    t.equal(b.deps.readings.length, 2);
+  });
+
+  await t.test("acknowledges numbered lines in order, and only when they are in the outbox", async (t) => {
+    const commits: (() => void)[] = [];
+    await using b = await bench({ ack: "ack {n}" }, undefined, () => new Promise((resolve) => commits.push(resolve)));
+    for (const n of [1, 2, 3]) {
+      b.device.say(`{"t":20,"n":${n}}`);
+      await eventually(() => commits.length === n, `commit ${n} to begin`);
+    }
+    commits[2]?.();
+    commits[1]?.();
+    await new Promise((resolve) => setTimeout(resolve, 30));
+    t.strictSame(b.device.received, [], "nothing before the first is committed");
+    commits[0]?.();
+    await eventually(() => b.device.received.length === 3, "three acknowledgements");
+    t.strictSame(b.device.received, ["ack 1", "ack 2", "ack 3"]);
+  });
+
+  await t.test("acknowledges nothing from the first commit that fails on", async (t) => {
+    let commits = 0;
+    const publish = async (): Promise<void> => {
+      if (++commits === 2) throw new Error("disk is full");
+    };
+    await using b = await bench({ ack: "ack {n}" }, undefined, publish);
+    for (const n of [1, 2, 3]) {
+      b.device.say(`{"t":20,"n":${n}}`);
+      await eventually(() => commits >= Math.min(n, 2), `commit ${n}`);
+    }
+    t.match(await b.ended, { message: "disk is full" });
+    await eventually(() => b.device.received.length > 0, "the first acknowledgement");
+    t.strictSame(b.device.received, ["ack 1"]);
+  });
+
+  await t.test("stops reading while too much is on its way into the outbox", async (t) => {
+    let published = 0;
+    await using b = await bench({}, undefined, (readings) => {
+      published += readings.length;
+      return new Promise(() => undefined);
+    });
+    for (let n = 0; n < 5000; n += 1) b.device.say('{"t":20}');
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    t.ok(published >= 1024 && published < 3000, `${published} of 5,000 lines were taken`);
+  });
+
+  await t.test("matches answers by number and passes over late ones", async (t) => {
+    const command = [
+      { name: "relay", args: { on: { type: "boolean" } }, answerPointer: "/relay" },
+      { name: "slow", timeoutMs: 60 },
+    ];
+    await using b = await bench({ command }, (line) => {
+      const { id, cmd, on } = JSON.parse(line) as { id: number; cmd: string; on?: boolean };
+      if (cmd === "relay") return JSON.stringify({ id, relay: on });
+      setTimeout(() => b.device.say(JSON.stringify({ id })), 100);
+      return undefined;
+    });
+    const late = await b.driver.call("slow", {}, never).catch((error: unknown) => error);
+    t.match(late, { code: "UNKNOWN_OUTCOME" });
+    t.equal(await b.driver.call("relay", { on: false }, never), false);
+    await eventually(() => b.driver.counters?.()["strayAnswers"] === 1, "the late answer");
+    t.equal(b.deps.readings.length, 0, "an answer is no reading");
+  });
+
+  await t.test("gives the device's refusal to the caller", async (t) => {
+    await using b = await bench({ command: [{ name: "relay" }] }, () => '{"id":1,"error":"door is open"}');
+    await t.rejects(b.driver.call("relay", {}, never), {
+      code: "COMMAND_REFUSED",
+      message: "the device says: door is open",
+    });
+  });
+
+  await t.test("fills a configured line and knows the answer by its field", async (t) => {
+    const command = [
+      {
+        name: "set",
+        line: "LEVEL {level}",
+        answer: "field",
+        answerPointer: "/level",
+        args: { level: { type: "number" } },
+      },
+      { name: "beep", line: "BEEP {text}", answer: "none", args: { text: { type: "string" } } },
+    ];
+    const answer = (line: string): string => line.toLowerCase().replace(" ", "=");
+    await using b = await bench({ frame: "key-value", command }, answer);
+    t.equal(await b.driver.call("set", { level: 7 }, never), 7);
+    t.strictSame(await b.driver.call("beep", { text: "now" }, never), { sent: true });
+    await t.rejects(b.driver.call("beep", { text: "now\nLEVEL 9" }, never), { code: "COMMAND_REFUSED" });
+    await eventually(() => b.device.received.length === 2, "two lines");
+    t.strictSame(b.device.received, ["LEVEL 7", "BEEP now"]);
+  });
+});
+
+void t.test("a serial port", async (t) => {
+  await t.test("belongs to one program at a time", async (t) => {
+    await using device = await PtyDevice.open();
+    const port = await openPort(device.path, { baudRate: 115_200 }, never);
+    await t.rejects(openPort(device.path, { baudRate: 115_200 }, never), { code: "PORT_UNUSABLE" });
+    await port[Symbol.asyncDispose]();
+    await (await openPort(device.path, { baudRate: 115_200 }, never))[Symbol.asyncDispose]();
+    await t.rejects(openPort("/dev/no-such-port", { baudRate: 9600 }, never), { code: "DEVICE_GONE" });
+    await t.rejects(openPort("/etc/hostname", { baudRate: 9600 }, never), { code: "PORT_UNUSABLE" });
+  });
+
+  await t.test("gives every byte in order at full speed, both ways", async (t) => {
+    await using device = await PtyDevice.open();
+    const port = await openPort(device.path, { baudRate: 921_600 }, never);
+    const total = 400_000;
+    const sent = Buffer.from(Array.from({ length: total }, (_, n) => (n * 7 + (n >> 8)) & 0x7f || 1));
+    let at = 0;
+    let wrong = 0;
+    const reading = (async () => {
+      for await (const chunk of port.read(never)) {
+        for (const byte of chunk) if (byte !== sent[at++]) wrong += 1;
+        if (at === total) return;
+      }
+    })();
+    device.send(sent);
+    await reading;
+    t.equal(wrong, 0);
+    await Promise.all([1, 2, 3].map((n) => port.write(utf8(`${String(n).repeat(3000)}\n`), never)));
+    await eventually(() => device.received.length === 3, "three lines");
+    t.strictSame(device.received, ["1".repeat(3000), "2".repeat(3000), "3".repeat(3000)], "writes do not mix");
+    await port[Symbol.asyncDispose]();
+    await t.rejects(port.write(utf8("x"), never), { code: "DEVICE_GONE" });
+  });
+});
+
+void t.test(
+  "unplugged and plugged in 100 times, the driver comes back each time and leaks no descriptor",
+  async (t) => {
+    await using device = await PtyDevice.open();
+    await using deps = await recordingDeps();
+    let readings = 0;
+    const config = v.parse(serialSchema, { id: "vent", type: "serial", path: device.path });
+    const supervisor = new DriverSupervisor({
+      drivers: [configuredDriver(config)],
+      publish: async (_, batch) => void (readings += batch.length),
+      stateDir: await deps.stateDir(),
+      clock: systemClock,
+      log: silentLog,
+      limits: { firstWaitMs: 2, maxWaitMs: 5 },
+    });
+    const stop = new AbortController();
+    const running = supervisor.run(stop.signal);
+    const state = (): string | undefined => supervisor.health()[0]?.state;
+    const open = (): number =>
+      readdirSync("/proc/self/fd").filter((fd) => {
+        try {
+          return /^\/dev\/(?:pts|ptmx)/u.test(readlinkSync(`/proc/self/fd/${fd}`));
+        } catch {
+          return false;
+        }
+      }).length;
+
+    await eventually(() => state() === "running", "the first opening");
+    const openBefore = open();
+    for (let round = 1; round <= 100; round += 1) {
+      const before = readings;
+      // In every other round data is under way when the cable is pulled.
+      device.say('{"t":1}');
+      await eventually(() => readings > before, `a reading in round ${round}`);
+      if (round % 2 === 0) for (let n = 0; n < 20; n += 1) device.say('{"t":2}');
+      device.unplug();
+      await eventually(() => state() !== "running", `the unplug in round ${round}`);
+      device.plug();
+      await eventually(() => state() === "running", `the replug in round ${round}`);
+    }
+    t.equal(open(), openBefore);
+    t.match(supervisor.health(), [{ counters: { opened: 101 } }]);
+    stop.abort();
+    await running;
+  },
+);
