@@ -70,6 +70,11 @@ export class Answers {
     return this.#commit.write(() => void this.#sql.sent.run(notificationId, id), "crash");
   }
 
+  /** Our atServer has given it up; it is to be sent again. */
+  unsent(id: number): Promise<void> {
+    return this.#commit.write(() => void this.#sql.sent.run(null, id), "crash");
+  }
+
   /** Delivered, expired or unsendable. */
   done(id: number): Promise<void> {
     return this.#commit.write(() => void this.#sql.remove.run(id), "crash");

@@ -1,0 +1,162 @@
+import type { ReceivedNotification } from "../../atplatform/client/at-client.js";
+import { codeOf, EdgeError } from "../../core/errors.js";
+import { TaskGroup } from "../../core/scope.js";
+import { type DeviceInfo, formatInfo } from "../../messages/info.js";
+import { infoKey, receiptKey, stateKey } from "../../messages/names.js";
+import { formatState } from "../../messages/state.js";
+import { AnswerUplink } from "./answer-uplink.js";
+import { LatestValues } from "./latest-values.js";
+import { type ReaderOptions, ReaderUplink } from "./reader-uplink.js";
+import { RecordKeeper } from "./record-keeper.js";
+import type { PackOptions } from "./stream-uplink.js";
+import { keyRing } from "./peer-keys.js";
+import type { UplinkContext, UplinkDeps } from "./uplink-client.js";
+
+export interface UplinkOptions extends UplinkDeps, PackOptions {
+  readonly readers: readonly ReaderOptions[];
+  /** Least time between two rewritings of the record with the latest values. */
+  readonly stateIntervalMs: number;
+  /** What the device is, for the info record; `at` is set here. */
+  readonly info: () => Omit<DeviceInfo, "at">;
+}
+
+/** How one part of the uplink is; fits the agent's health board. */
+export interface UplinkPart {
+  readonly name: string;
+  readonly state: "ok" | "degraded" | "failed";
+  readonly code: string | undefined;
+  readonly counters: Readonly<Record<string, number>>;
+}
+
+const INFO_REFRESH_MS = 600_000;
+/** A device that is gone is not shown as there for long. */
+const INFO_TTL_MS = 3 * INFO_REFRESH_MS;
+
+/** Brings what is in the outbox to those it is for, and takes their receipts. */
+export class Uplink {
+  readonly #options: UplinkOptions;
+  readonly #readers: readonly ReaderUplink[];
+  readonly #answers: AnswerUplink;
+  readonly #latest = new LatestValues();
+  readonly #states: readonly RecordKeeper[];
+  readonly #infos: readonly RecordKeeper[];
+  readonly #refused: Record<string, number> = {};
+
+  constructor(options: UplinkOptions) {
+    const { readers, address, stateIntervalMs, maxBatch, maxDelayMs } = options;
+    const context: UplinkContext = { ...options, keysOf: keyRing(options) };
+    this.#options = options;
+    this.#readers = readers.map((reader) => new ReaderUplink(context, reader, { maxBatch, maxDelayMs }));
+    this.#answers = new AnswerUplink(context);
+    this.#states = readers.map(
+      ({ atSign }) =>
+        new RecordKeeper(context, {
+          name: stateKey(address),
+          for: atSign,
+          body: () => this.#state(),
+          intervalMs: stateIntervalMs,
+        }),
+    );
+    this.#infos = readers.map(
+      ({ atSign }) =>
+        new RecordKeeper(context, {
+          name: infoKey(address),
+          for: atSign,
+          body: () => formatInfo({ ...options.info(), at: Math.round(options.clock.now()) }),
+          intervalMs: stateIntervalMs,
+          refreshMs: INFO_REFRESH_MS,
+          ttlMs: INFO_TTL_MS,
+        }),
+    );
+  }
+
+  /** A part for each reader and one for the answers. */
+  health(): UplinkPart[] {
+    const readers = this.#readers.map(({ health }): UplinkPart => {
+      const { reader, state, code, unreceipted, counters } = health;
+      return {
+        name: `reader.${reader}`,
+        state: state === "ok" ? "ok" : state === "waiting" ? "degraded" : "failed",
+        code,
+        counters: { unreceipted, ...counters },
+      };
+    });
+    const { code, waiting, counters } = this.#answers.health;
+    return [
+      ...readers,
+      { name: "answers", state: code === undefined ? "ok" : "degraded", code, counters: { waiting, ...counters } },
+      { name: "receipts", state: "ok", code: undefined, counters: { ...this.#refused } },
+    ];
+  }
+
+  /** What the device is has changed: a driver came or went. */
+  infoChanged(): void {
+    for (const record of this.#infos) record.changed();
+  }
+
+  /** Takes a notification when it is a receipt for this device, and says whether it was. One that is not right is counted. */
+  async receive(notification: ReceivedNotification, signal: AbortSignal): Promise<boolean> {
+    const { address, log } = this.#options;
+    if (notification.key !== receiptKey(address)) return false;
+    const reader = this.#readers.find(({ atSign }) => atSign === notification.from);
+    if (!reader) {
+      this.#count("UNKNOWN_READER");
+      return true;
+    }
+    try {
+      await reader.receive(notification, signal);
+    } catch (error) {
+      signal.throwIfAborted();
+      const code = codeOf(error);
+      if (!(error instanceof EdgeError) || code === undefined || this.#options.store.health.state !== "ok") throw error;
+      this.#count(code);
+      const fields = { err: error, reader: notification.from };
+      if (code === "OTHER_CONSUMER") log.debug(fields, "a receipt that does not count");
+      else log.warn(fields, "a receipt was refused, nothing was trimmed");
+    }
+    return true;
+  }
+
+  /** Returns when `signal` aborts. @throws what the store throws. */
+  async run(signal: AbortSignal): Promise<void> {
+    const { store, log, clock, readers } = this.#options;
+    if (store.identityVerdict === "cloned") {
+      log.error({}, "this is a copy of another machine's card: nothing is sent before it is enrolled anew");
+      return new Promise((resolve) => {
+        if (signal.aborted) resolve();
+        else signal.addEventListener("abort", () => resolve(), { once: true });
+      });
+    }
+    for (const { atSign, receipts } of readers) {
+      if (!receipts)
+        log.warn(
+          { reader: atSign },
+          "this reader gives no receipts: readings count as delivered when its atServer has them",
+        );
+    }
+    const unlisten = store.readings.listen((readings) => {
+      this.#latest.take(readings, clock.now());
+      for (const reader of this.#readers) reader.arrived(readings);
+      for (const record of this.#states) record.changed();
+    });
+    try {
+      await using group = new TaskGroup(signal);
+      for (const part of [...this.#readers, this.#answers, ...this.#states, ...this.#infos]) {
+        group.start((signal) => part.run(signal));
+      }
+      this.infoChanged();
+      await group.join();
+    } finally {
+      unlisten();
+    }
+  }
+
+  #state() {
+    const readings = this.#latest.all();
+    return readings.length === 0 ? undefined : formatState({ at: Math.round(this.#options.clock.now()), readings });
+  }
+
+  #count(code: string): void {
+    this.#refused[code] = (this.#refused[code] ?? 0) + 1;
+  }
+}
