@@ -1,5 +1,5 @@
 import { readFile } from "node:fs/promises";
-import { type AtClient, openAtClient } from "../atplatform/client/at-client.js";
+import { type AtClient, openAtClient, type ReceivedNotification } from "../atplatform/client/at-client.js";
 import type { AtKeys } from "../atplatform/crypto/at-keys.js";
 import { type Clock, systemClock } from "../core/clock.js";
 import { codeOf, EdgeError } from "../core/errors.js";
@@ -16,12 +16,15 @@ import { Policy } from "./control/policy.js";
 import { RequestReader } from "./control/request-reader.js";
 import { storedCommands } from "./control/stored-commands.js";
 import { HealthBoard } from "./health/health.js";
+import { reportHealth } from "./health/report.js";
 import { driversHealth, linkHealth, storeHealth } from "./health/sources.js";
+import { deviceInfo } from "./device-info.js";
 import { loadKeys } from "./keys/load-keys.js";
 import { openLog } from "./log.js";
 import { monitor } from "./monitor.js";
 import { peerRecords } from "./peer-records.js";
 import { openStore, type Store } from "./store/store.js";
+import { Uplink } from "./uplink/uplink.js";
 
 export interface RunOptions {
   readonly configFile: string;
@@ -78,7 +81,7 @@ interface Joint {
 }
 
 /** Makes the parts and tells them of each other; they run when they are started. */
-function joinParts({ config, store, client, clock, log, group }: Joint): { run(): Promise<void> } {
+function joinParts({ config, keys, store, client, clock, log, group, version }: Joint): { run(): Promise<void> } {
   const { atsign: us, device, ns } = config;
   const address = { device, ns };
   const time = new AgentTime(clock, store.lastKnownMs);
@@ -110,19 +113,37 @@ function joinParts({ config, store, client, clock, log, group }: Joint): { run()
     group,
   });
   const health = new HealthBoard(clock);
+  const uplink = new Uplink({
+    us,
+    address,
+    client,
+    store,
+    trust,
+    privateKey: keys.encryption.privateKey,
+    clock,
+    log: log.child({ part: "uplink" }),
+    maxBatch: config.maxBatch,
+    maxDelayMs: config.maxDelayMs,
+    stateIntervalMs: config.stateIntervalMs,
+    readers: config.reader.map(({ atsign, consumer, receipts }) => ({ atSign: atsign, consumer, receipts })),
+    info: () => deviceInfo({ version, config, drivers, health: health.snapshot() }),
+  });
   health.add(() => storeHealth(store));
   health.add(() => linkHealth(client));
   health.add(() => driversHealth(drivers));
+  health.add(() => uplink.health());
   health.add(() => [{ name: "control", state: "ok", counters: desk.counters.values() }]);
+  const receive = async (n: ReceivedNotification, signal: AbortSignal): Promise<void> => {
+    if (!(await uplink.receive(n, signal))) desk.receive(n);
+  };
 
   return {
     async run() {
       group.start((signal) => store.run(signal));
       group.start((signal) => drivers.run(signal));
-      group.start((signal) =>
-        monitor({ client, address, resume: store.monitor, clock, receivers: [(n) => desk.receive(n)] }, signal),
-      );
-      group.start((signal) => reportHealth(health, clock, log, signal));
+      group.start((signal) => uplink.run(signal));
+      group.start((signal) => monitor({ client, address, resume: store.monitor, clock, receive }, signal));
+      group.start((signal) => reportHealth(health, { clock, log, onDriver: () => uplink.infoChanged() }, signal));
       desk.settleUnfinished();
       await group.join();
     },
@@ -165,19 +186,5 @@ async function readCa(file: string): Promise<string> {
     throw new EdgeError(`the certificate authority ${file} cannot be read (${codeOf(cause) ?? "unknown error"})`, {
       cause,
     });
-  }
-}
-
-const HEALTH_EVERY_MS = 2000;
-
-/** Logs each change of a part's state. */
-async function reportHealth(health: HealthBoard, clock: Clock, log: Log, signal: AbortSignal): Promise<void> {
-  const known = new Map<string, string>();
-  for (;;) {
-    for (const { name, state, code } of health.snapshot().parts) {
-      if (known.get(name) !== state) log.info({ name, state, ...(state === "ok" ? {} : { code }) }, "health");
-      known.set(name, state);
-    }
-    await clock.sleep(HEALTH_EVERY_MS, signal);
   }
 }

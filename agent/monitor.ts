@@ -1,6 +1,7 @@
 import type { AtClient, ReceivedNotification } from "../atplatform/client/at-client.js";
 import type { ResumeStore } from "../atplatform/client/subscription.js";
 import type { Clock } from "../core/clock.js";
+import { TaskGroup } from "../core/scope.js";
 import { agentRegex, type DeviceAddress } from "../messages/names.js";
 import { patiently } from "./patience.js";
 
@@ -9,19 +10,27 @@ export interface MonitorOptions {
   readonly address: DeviceAddress;
   readonly resume: ResumeStore;
   readonly clock: Clock;
-  /** Each takes what is for it and ignores the rest. */
-  readonly receivers: readonly ((notification: ReceivedNotification) => void | Promise<void>)[];
+  /** Takes receipts and requests, and ignores what else the expression lets through. */
+  readonly receive: (notification: ReceivedNotification, signal: AbortSignal) => Promise<void>;
 }
+
+/** Notifications in work at a time; then no more are asked for. A slow peer must not hold up the others. */
+const MAX_UNDER_WAY = 32;
 
 /** Hands receipts and requests to whom they are for, until `signal` aborts; goes on where the last run ended. */
 export async function monitor(
-  { client, address, resume, clock, receivers }: MonitorOptions,
+  { client, address, resume, clock, receive }: MonitorOptions,
   signal: AbortSignal,
 ): Promise<void> {
-  const options = { regex: agentRegex(address), resume };
-  for await (const notification of client.subscribe(options, signal)) {
+  await using group = new TaskGroup(signal);
+  const underWay = new Set<Promise<void>>();
+  for await (const notification of client.subscribe({ regex: agentRegex(address), resume }, group.signal)) {
+    if (underWay.size >= MAX_UNDER_WAY) await Promise.race(underWay);
     const decrypt: ReceivedNotification["decrypt"] = (inner) =>
       patiently(() => notification.decrypt(inner), clock, inner);
-    for (const receive of receivers) await receive({ ...notification, decrypt });
+    const work = receive({ ...notification, decrypt }, group.signal).finally(() => underWay.delete(work));
+    underWay.add(work);
+    group.start(() => work);
   }
+  await group.join();
 }

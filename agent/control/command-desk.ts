@@ -43,7 +43,7 @@ export const MAX_REQUESTS_A_CALLER = 16;
 /** Commands that wait for one target. */
 const MAX_WAITING_A_TARGET = 16;
 /** Longest result, as JSON text; an answer must fit into a message. */
-const MAX_RESULT_LENGTH = 100_000;
+export const MAX_RESULT_LENGTH = 100_000;
 const DRIVER_START_MS = 10_000;
 const LOG_EVERY_MS = 60_000;
 
