@@ -4,7 +4,7 @@ export type SigningAlgo = "rsa2048" | "ecc_secp256r1";
 export type HashingAlgo = "sha256" | "sha512";
 
 /**
- * Every algorithm name that is met on the wire, by the place where it is met. `encAlgo` and `skeEncAlgo` are sent by
+ * Every algorithm name that is met on the wire or in a key file, by the place where it is met. `encAlgo` and `skeEncAlgo` are sent by
  * nobody by default; the names are the ones upstream uses for the only data path there is.
  */
 const KNOWN = {
@@ -12,6 +12,8 @@ const KNOWN = {
   hashingAlgo: ["sha256", "sha512"],
   encAlgo: ["aes256", "AES/SIC/PKCS7", "AES/SIC/PKCS7Padding", "AES/CTR/PKCS7", "AES/CTR/PKCS7Padding"],
   skeEncAlgo: ["rsa2048"],
+  // Of key files. Dart also names sha512, sha256 and md5, which give no usable key.
+  hashingAlgoType: ["argon2id"],
 } as const;
 
 /** The name itself, once it is known. @throws {UnknownAlgorithm} */

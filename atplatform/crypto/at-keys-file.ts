@@ -3,23 +3,44 @@ import { link, mkdir, open, readFile, rename, rm } from "node:fs/promises";
 import { homedir } from "node:os";
 import { dirname, join } from "node:path";
 import { codeOf } from "../../core/errors.js";
+import type { Secret } from "../../core/secret.js";
 import { type AtKeys, formatAtKeys, parseAtKeys } from "./at-keys.js";
-import { KeyFileExists, KeyFileInvalid } from "./errors.js";
+import { KeyFileExists, KeyFileInvalid, PassphraseNeeded, PassphraseWrong } from "./errors.js";
+import { unwrapAtKeys, type WrapForm, wrapAtKeys } from "./passphrase.js";
 
 /** Where all SDKs look: `~/.atsign/keys/@alice_key.atKeys`. */
 export function atKeysPath(atSign: string, home: string = homedir()): string {
   return join(home, ".atsign", "keys", `${atSign}_key.atKeys`);
 }
 
-/** @throws {KeyFileInvalid} naming path and member. System errors (`ENOENT`, `EACCES`) go through. */
-export async function readAtKeysFile(path: string): Promise<AtKeys> {
+/**
+ * Reads a key file; `passphrase` is looked at only when the file is wrapped with one.
+ *
+ * @throws {KeyFileInvalid} naming path and member, {@link PassphraseNeeded}, {@link PassphraseWrong}. System errors
+ *   (`ENOENT`, `EACCES`) go through.
+ */
+export async function readAtKeysFile(
+  path: string,
+  { passphrase }: { readonly passphrase?: Secret | undefined } = {},
+): Promise<AtKeys> {
   const text = await readFile(path, "utf8");
   try {
-    return parseAtKeys(text);
+    return parseAtKeys(passphrase ? await unwrapAtKeys(text, passphrase) : text);
   } catch (cause) {
     if (!(cause instanceof KeyFileInvalid)) throw cause;
-    throw new KeyFileInvalid(`${path}: ${cause.message}`, { cause });
+    const message = `${path}: ${cause.message}`;
+    if (cause instanceof PassphraseNeeded) throw new PassphraseNeeded(message, { cause });
+    if (cause instanceof PassphraseWrong) throw new PassphraseWrong(message, { cause });
+    throw new KeyFileInvalid(message, { cause });
   }
+}
+
+export interface WriteOptions {
+  readonly overwrite?: boolean;
+  /** Wraps the file with it. Without, the file is as good as clear text and only its mode protects it. */
+  readonly passphrase?: Secret;
+  /** `compatible` unless given. */
+  readonly form?: WrapForm;
 }
 
 /**
@@ -32,9 +53,11 @@ export async function writeAtKeysFile(
   path: string,
   atSign: string,
   keys: AtKeys,
-  { overwrite = false }: { readonly overwrite?: boolean } = {},
+  { overwrite = false, passphrase, form = "compatible" }: WriteOptions = {},
 ): Promise<void> {
-  const temporary = await writeBeside(path, formatAtKeys(atSign, keys).reveal());
+  const inner = formatAtKeys(atSign, keys);
+  const text = passphrase ? await wrapAtKeys(inner, passphrase, form) : inner.reveal();
+  const temporary = await writeBeside(path, text);
   try {
     if (overwrite) await rename(temporary, path);
     else await link(temporary, path); // unlike rename, it fails when the name is taken

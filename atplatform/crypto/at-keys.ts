@@ -3,7 +3,7 @@ import { fromBase64, utf8 } from "../../core/bytes.js";
 import { EdgeError, SyntaxInvalid } from "../../core/errors.js";
 import { Secret } from "../../core/secret.js";
 import { decryptText, encryptAes, parseAesKey, parseIv } from "./aes-ctr.js";
-import { KeyFileInvalid, KeyInvalid } from "./errors.js";
+import { KeyFileInvalid, KeyInvalid, PassphraseNeeded } from "./errors.js";
 import { type KeyPair, keyPairOf, parsePrivateKey, privateKeyText } from "./rsa.js";
 import { eccPublicKeyText, signingAlgoOf } from "./signatures.js";
 
@@ -44,10 +44,11 @@ type Member = (typeof MEMBERS)[number];
  * that cannot be read.
  *
  * @throws {KeyFileInvalid} naming the member; never with key material in the message.
+ * @throws {PassphraseNeeded} on a wrapped file: `unwrapAtKeys` comes first.
  */
 export function parseAtKeys(text: string): AtKeys {
-  const file = jsonObject(text);
-  if ("iv" in file) throw new KeyFileInvalid("the key file is protected by a passphrase");
+  const file = parseJsonObject(text);
+  if ("iv" in file) throw new PassphraseNeeded("the key file is protected by a passphrase");
   const selfKeyText = required(file, "selfEncryptionKey");
   const selfKey = at("selfEncryptionKey", () => parseAesKey(selfKeyText));
   const privateKey = (member: Member, parse: (text: string) => KeyObject): KeyObject =>
@@ -119,7 +120,8 @@ function samePublicKey(file: JsonObject, member: Member, pair: KeyPair, selfKey:
   if (text !== pair.publicText) throw new KeyFileInvalid(`${member}: does not belong to the private key`);
 }
 
-function jsonObject(text: string): JsonObject {
+/** The outer object of a key file. @throws {KeyFileInvalid} without a word of the content. */
+export function parseJsonObject(text: string): JsonObject {
   let value: unknown;
   try {
     value = JSON.parse(text);

@@ -24,3 +24,13 @@ export class KeyFileInvalid extends EdgeError {
 export class KeyFileExists extends KeyFileInvalid {
   override readonly code = "KEY_FILE_EXISTS";
 }
+
+/** The key file is wrapped with a passphrase, and none was given. */
+export class PassphraseNeeded extends KeyFileInvalid {
+  override readonly code = "PASSPHRASE_NEEDED";
+}
+
+/** Wrong passphrase or damaged file: the format has no authentication tag, so nobody can tell which. */
+export class PassphraseWrong extends KeyFileInvalid {
+  override readonly code = "PASSPHRASE_WRONG";
+}

@@ -85,7 +85,6 @@ t.test("parseAtKeys", async (t) => {
         { ...file, aesEncryptPublicKey: file.aesPkamPublicKey },
         "aesEncryptPublicKey: does not belong to the private key",
       ],
-      ["a passphrase", vectorText("atkeys/@alice_device2_passphrase_key.atKeys"), /passphrase/u],
     ];
     for (const [name, content, message] of cases) {
       const text = typeof content === "string" ? content : JSON.stringify(content);
