@@ -16,30 +16,23 @@ export class AlreadyHosted extends EdgeError {
   override readonly code: string = "ALREADY_HOSTED";
 }
 
-/** Every port of the range is given to an atSign. */
-export class NoPortLeft extends EdgeError {
-  override readonly code: string = "NO_PORT_LEFT";
-}
-
-export interface PortRange {
-  readonly first: number;
-  readonly last: number;
-}
-
 export interface HostedAtSign {
   readonly atSign: AtSign;
-  /** What clients are told. */
-  readonly host: string;
-  /** `null`: any free one, found at the first start. */
+  /** What clients are told; `null`: the platform's own. */
+  readonly host: string | null;
+  /** The one of last time; `null`: not yet found. */
   readonly port: number | null;
+  /** Somebody chose the port: no other will do. */
+  readonly pinned: boolean;
   /** `removing`: the running platform is to stop it and put its file aside. */
   readonly state: "hosted" | "removing";
 }
 
 interface Row {
   readonly name: string;
-  readonly host: string;
+  readonly host: string | null;
   readonly port: number | null;
+  readonly pinned: number;
   readonly state: "hosted" | "removing";
 }
 
@@ -56,7 +49,7 @@ export class PlatformStore {
     this.stateDir = stateDir;
     this.directory = new DirectoryStore(join(stateDir, "directory.db"));
     this.directory.db.exec(`CREATE TABLE IF NOT EXISTS hosted
-      (name TEXT PRIMARY KEY, host TEXT NOT NULL, port INTEGER, state TEXT NOT NULL) WITHOUT ROWID`);
+      (name TEXT PRIMARY KEY, host TEXT, port INTEGER, pinned INTEGER NOT NULL, state TEXT NOT NULL) WITHOUT ROWID`);
   }
 
   /** Changes when another process has written. */
@@ -65,8 +58,8 @@ export class PlatformStore {
   }
 
   list(): readonly HostedAtSign[] {
-    const rows = this.directory.db.prepare("SELECT name, host, port, state FROM hosted ORDER BY name").all() as Row[];
-    return rows.map(({ name, ...rest }) => ({ atSign: parseAtSign(name), ...rest }));
+    const rows = this.directory.db.prepare("SELECT * FROM hosted ORDER BY name").all() as Row[];
+    return rows.map(({ name, pinned, ...rest }) => ({ atSign: parseAtSign(name), pinned: pinned === 1, ...rest }));
   }
 
   find(atSign: AtSign): HostedAtSign | undefined {
@@ -80,34 +73,27 @@ export class PlatformStore {
   /**
    * Makes the atSign's file with its CRAM secret and lists it as hosted.
    *
-   * @throws {AlreadyHosted}, {@link NoPortLeft}.
+   * @throws {AlreadyHosted}.
    */
   async add(
     atSign: AtSign,
-    {
-      cramSecret,
-      host,
-      ports,
-    }: { readonly cramSecret: string; readonly host: string; readonly ports?: PortRange | undefined },
+    options: { readonly cramSecret: string; readonly host?: string | undefined; readonly port?: number | undefined },
   ): Promise<void> {
     if (this.find(atSign)) throw new AlreadyHosted(`${atSign} is hosted here already`);
     if (existsSync(this.fileOf(atSign))) await this.putAside(atSign);
-    await writeSecret(this.fileOf(atSign), atSign, cramSecret);
-    const insert = this.directory.db.transaction(() => {
-      const port = ports ? this.#freePort(ports) : null;
-      this.directory.db
-        .prepare("INSERT INTO hosted (name, host, port, state) VALUES (?, ?, ?, 'hosted')")
-        .run(bareAtSign(atSign), host, port);
-    });
-    insert.immediate();
+    await writeSecret(this.fileOf(atSign), atSign, options.cramSecret);
+    const { host = null, port = null } = options;
+    this.directory.db
+      .prepare("INSERT INTO hosted (name, host, port, pinned, state) VALUES (?, ?, ?, ?, 'hosted')")
+      .run(bareAtSign(atSign), host, port, port === null ? 0 : 1);
   }
 
   /** Where it listens now: tells the directory. */
   setAddress(atSign: AtSign, host: string, port: number): void {
     this.directory.db.transaction(() => {
       this.directory.db
-        .prepare("UPDATE hosted SET host = ?, port = ? WHERE name = ?")
-        .run(host, port, bareAtSign(atSign));
+        .prepare("UPDATE hosted SET port = ? WHERE name = ? AND port IS NOT ?")
+        .run(port, bareAtSign(atSign), port);
       this.directory.set({ name: bareAtSign(atSign), host, port });
     })();
   }
@@ -140,12 +126,6 @@ export class PlatformStore {
 
   close(): void {
     this.directory.close();
-  }
-
-  #freePort({ first, last }: PortRange): number {
-    const taken = new Set(this.list().map(({ port }) => port));
-    for (let port = first; port <= last; port += 1) if (!taken.has(port)) return port;
-    throw new NoPortLeft(`all ports from ${first} to ${last} are taken`);
   }
 }
 

@@ -12,7 +12,7 @@ import { formatHostPort, type HostPort } from "../transport/host-port.js";
 import { listenTls, type ServerIdentity, type TlsListener } from "../transport/listen.js";
 import { AtServer } from "./at-server.js";
 import { DevCa } from "./dev-ca.js";
-import { makeCramSecret, PlatformStore, type HostedAtSign, type PortRange } from "./platform-store.js";
+import { makeCramSecret, PlatformStore, type HostedAtSign } from "./platform-store.js";
 import { defaultSettings, type AtServerSettings } from "./settings.js";
 
 const POLL_MS = 300;
@@ -26,6 +26,16 @@ export class PlatformRunning extends EdgeError {
 /** A port cannot be listened on; the message says which, for what and why. */
 export class PortUnavailable extends EdgeError {
   override readonly code: string = "PORT_UNAVAILABLE";
+}
+
+/** Every port of the range is taken. */
+export class NoPortLeft extends EdgeError {
+  override readonly code: string = "NO_PORT_LEFT";
+}
+
+export interface PortRange {
+  readonly first: number;
+  readonly last: number;
 }
 
 export interface PlatformOptions {
@@ -57,6 +67,8 @@ export const openPlatform = (options: PlatformOptions, signal: AbortSignal): Pro
 interface Running {
   readonly server: AtServer;
   readonly listener: TlsListener;
+  /** What clients are told. */
+  readonly host: string;
 }
 
 /** An atPlatform in one process: an atDirectory and any number of atServers. */
@@ -136,7 +148,11 @@ export class Platform implements Disposable {
   }
 
   list(): readonly (HostPort & { readonly atSign: AtSign })[] {
-    return this.store.list().flatMap(({ atSign, host, port }) => (port === null ? [] : [{ atSign, host, port }]));
+    return [...this.#running.values()].map(({ server, listener, host }) => ({
+      atSign: server.atSign,
+      host,
+      port: listener.port,
+    }));
   }
 
   /**
@@ -144,10 +160,13 @@ export class Platform implements Disposable {
    *
    * @throws AtSignInvalid, AlreadyHosted, NoPortLeft, {@link PortUnavailable}.
    */
-  async add(text: string, options: { readonly cramSecret?: string } = {}): Promise<AddedAtSign> {
+  async add(
+    text: string,
+    options: { readonly cramSecret?: string; readonly port?: number } = {},
+  ): Promise<AddedAtSign> {
     const atSign = parseAtSign(text);
-    const { cramSecret = makeCramSecret() } = options;
-    await this.store.add(atSign, { cramSecret, host: this.host, ports: this.#options.portRange });
+    const { cramSecret = makeCramSecret(), port: wanted } = options;
+    await this.store.add(atSign, { cramSecret, port: wanted });
     try {
       await this.#sync();
     } catch (error) {
@@ -214,10 +233,16 @@ export class Platform implements Disposable {
   async #syncOnce(): Promise<void> {
     this.#signal.throwIfAborted();
     this.#seenVersion = this.store.version;
+    const failures: unknown[] = [];
     for (const hosted of this.store.list()) {
-      if (hosted.state === "removing") await this.#remove(hosted.atSign);
-      else if (!this.#running.has(hosted.atSign)) await this.#startServer(hosted);
+      try {
+        if (hosted.state === "removing") await this.#remove(hosted.atSign);
+        else if (!this.#running.has(hosted.atSign)) await this.#startServer(hosted);
+      } catch (error) {
+        failures.push(error); // the others are not to suffer
+      }
     }
+    if (failures.length > 0) throw failures[0];
   }
 
   async #remove(atSign: AtSign): Promise<void> {
@@ -228,7 +253,9 @@ export class Platform implements Disposable {
     this.#log.info({ atSign }, "atServer removed");
   }
 
-  async #startServer({ atSign, port }: HostedAtSign): Promise<void> {
+  async #startServer(hosted: HostedAtSign): Promise<void> {
+    const { atSign } = hosted;
+    const host = hosted.host ?? this.host;
     const server = await AtServer.open(
       {
         atSign,
@@ -242,14 +269,33 @@ export class Platform implements Disposable {
       this.#signal,
     );
     try {
-      const listener = await explained(this.#listen(server, port ?? 0), `the atServer of ${atSign}`, port ?? 0);
-      this.#running.set(atSign, { server, listener });
-      this.store.setAddress(atSign, this.host, listener.port);
+      const listener = await this.#listenSomewhere(server, hosted);
+      this.#running.set(atSign, { server, listener, host });
+      this.store.setAddress(atSign, host, listener.port);
       this.#log.info({ atSign, port: listener.port }, "atServer listens");
     } catch (error) {
       await server[Symbol.asyncDispose]();
       throw error;
     }
+  }
+
+  /** On the port of last time; if nobody chose that one, on another when it is in use. */
+  async #listenSomewhere(server: AtServer, { atSign, port, pinned }: HostedAtSign): Promise<TlsListener> {
+    const { portRange } = this.#options;
+    const what = `the atServer of ${atSign}`;
+    if (pinned && port !== null) return await explained(this.#listen(server, port), what, port);
+    const taken = new Set(this.store.list().map((other) => (other.atSign === atSign ? null : other.port)));
+    for (const candidate of candidates(port, portRange)) {
+      if (taken.has(candidate)) continue;
+      try {
+        return await this.#listen(server, candidate);
+      } catch (error) {
+        if (codeOf(error) !== "EADDRINUSE") throw error;
+      }
+    }
+    throw new NoPortLeft(
+      `no port is left for ${what}${portRange ? ` from ${portRange.first} to ${portRange.last}` : ""}`,
+    );
   }
 
   #listen(server: AtServer, port: number): Promise<TlsListener> {
@@ -282,10 +328,31 @@ async function stop({ server, listener }: Running): Promise<void> {
   await listener[Symbol.asyncDispose]();
 }
 
+function* candidates(last: number | null, range: PortRange | undefined): Generator<number> {
+  if (!range) {
+    if (last !== null) yield last;
+    yield 0;
+    return;
+  }
+  if (last !== null && last >= range.first && last <= range.last) yield last;
+  for (let port = range.first; port <= range.last; port += 1) yield port;
+}
+
 const hostOf = ({ host = "localhost" }: PlatformOptions): string => host;
 
 const certificateHosts = (host: string): [string, ...string[]] =>
   LOOPBACK.has(host) ? ["localhost", "127.0.0.1", "::1"] : [host];
+
+/** Whether a process runs a platform from this folder. */
+export function platformRuns(stateDir: string): boolean {
+  try {
+    lockFolder(stateDir)();
+    return false;
+  } catch (error) {
+    if (error instanceof PlatformRunning) return true;
+    throw error;
+  }
+}
 
 /** One platform a folder: an SQLite lock goes with the process, however it ends. */
 function lockFolder(stateDir: string): () => void {
