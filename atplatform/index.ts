@@ -1,0 +1,39 @@
+/**
+ * The atSDK: what a program needs to be one atSign on the atPlatform. Nothing here needs a package.
+ *
+ * @module
+ */
+export {
+  type AtClient,
+  type AtClientHealth,
+  type AtClientOptions,
+  type NotificationStatus,
+  openAtClient,
+  type OutgoingNotification,
+  type ReceivedNotification,
+} from "./client/at-client.js";
+export {
+  AlreadyActivated,
+  AnswerInvalid,
+  AnswerLost,
+  NoSharedKey,
+  NotActivated,
+  NotSent,
+  PublicKeyChanged,
+} from "./client/errors.js";
+export { onboard, type OnboardOptions, type OnboardStep } from "./client/onboard.js";
+export type { AtRecord, PutOptions, RecordName } from "./client/records.js";
+export type { RecordMetadata } from "./client/record-json.js";
+export type { ResumePoint } from "./client/seen-window.js";
+export type { SharedKey } from "./client/shared-keys.js";
+export type { ResumeStore, SubscribeOptions, SubscriptionHealth } from "./client/subscription.js";
+export { type AtKeys, formatAtKeys, parseAtKeys } from "./crypto/at-keys.js";
+export { atKeysPath, readAtKeysFile, writeAtKeysFile } from "./crypto/at-keys-file.js";
+export { type Fingerprint, fingerprintOf, parseFingerprint } from "./crypto/digests.js";
+export { DecryptionFailed, KeyFileExists, KeyFileInvalid, KeyInvalid, UnknownAlgorithm } from "./crypto/errors.js";
+export { AtServerError, type Remedy } from "./protocol/at-error.js";
+export { type AtKey, parseAtKey, partsOf } from "./protocol/at-key.js";
+export { type AtSign, parseAtSign } from "./protocol/at-sign.js";
+export { type DirectoryAddress, parseDirectoryAddress } from "./transport/directory.js";
+export { AtSignUnknown, CertificateRefused, ClockFault, ConnectFailed, ConnectionLost } from "./transport/errors.js";
+export { Secret } from "../core/secret.js";
