@@ -1,5 +1,5 @@
 import t from "tap";
-import { encryptAesKey, newRsaKeyPair, parsePublicKey } from "../../atplatform/crypto/rsa.js";
+import { encryptAesKey, parsePrivateKey, parsePublicKey } from "../../atplatform/crypto/rsa.js";
 import { encryptText, newIv } from "../../atplatform/crypto/aes-ctr.js";
 import { silentLog } from "../../core/log.js";
 import { CommandRejected, type CommandStatement } from "../../messages/command.js";
@@ -11,6 +11,7 @@ import { call, type CallOptions, type CallOutcome } from "../../remote/call.js";
 import { Outbound } from "../../remote/outbound.js";
 import { ManualClock } from "../fixtures/manual-clock.js";
 import { runTestDevice, type TestAnswer } from "../fixtures/message-device.js";
+import { testKeys } from "../fixtures/vectors.js";
 import { MessageWorld, until, withFlippedBit } from "../fixtures/message-world.js";
 
 const address = parseAddress("north", "atedge");
@@ -208,7 +209,7 @@ t.test("an answer", async (t) => {
 
 t.test("a device does not take a command that is signed with another key than the pinned", async (t) => {
   const bench = new Bench();
-  const other = { ...bench.bob, privateKey: (await newRsaKeyPair()).privateKey };
+  const other = { ...bench.bob, privateKey: parsePrivateKey(testKeys.alice.pkam.privateKey) };
   const statements = bench.device(forever);
   await until(() => bench.world.monitorsOf("@alice") > 0, "the device");
   // The proof of the AES key is good, only the command is signed by someone else.

@@ -1,14 +1,17 @@
 import { type ChildProcessByStdio, spawn } from "node:child_process";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Readable } from "node:stream";
 import { text } from "node:stream/consumers";
-import { fileURLToPath } from "node:url";
 import Database from "better-sqlite3";
 import t from "tap";
 import { openAtClient } from "../../atplatform/client/at-client.js";
 import { onboard } from "../../atplatform/client/onboard.js";
+import { formatAtKeys } from "../../atplatform/crypto/at-keys.js";
+import { keyPairOf, parsePrivateKey } from "../../atplatform/crypto/rsa.js";
+import { fromBase64 } from "../../core/bytes.js";
+import { testKeys } from "../fixtures/vectors.js";
 import { openPlatform } from "../../atplatform/server/platform.js";
 import { systemClock } from "../../core/clock.js";
 import { silentLog } from "../../core/log.js";
@@ -22,19 +25,14 @@ import { formatTelemetry } from "../../messages/telemetry.js";
 import { platformOf } from "../../remote/at-client-platform.js";
 import { openIncoming } from "../../remote/inbound.js";
 import { Outbound } from "../../remote/outbound.js";
+import { bundleCli } from "../fixtures/bundled-cli.js";
 import { runTestDevice } from "../fixtures/message-device.js";
 
 const address = parseAddress("north", "atedge");
 const life = { stream: "0123456789abcdef0123456789abcdef", inc: 1 };
-const cli = fileURLToPath(new URL("../../cli/main.ts", import.meta.url));
 const forever = new AbortController().signal;
 
 type Child = ChildProcessByStdio<null, Readable, Readable>;
-
-/** The command in a process of its own, TypeScript as it is; the loaders are those of this test. */
-function run(args: readonly string[]): Child {
-  return spawn(process.execPath, [...process.execArgv, cli, ...args], { stdio: ["ignore", "pipe", "pipe"] });
-}
 
 async function outcome(
   child: Child,
@@ -60,16 +58,27 @@ t.test("the commands, against an atDirectory and two atServers", async (t) => {
     await scope[Symbol.asyncDispose]();
     await rm(dir, { recursive: true, force: true });
   });
+  const cli = scope.use(await bundleCli());
+  const run = (args: readonly string[]): Child => {
+    const env = { ...process.env, NODE_OPTIONS: "" }; // tap's loaders are of no use to a bundle
+    return spawn(process.execPath, [cli.path, ...args], { stdio: ["ignore", "pipe", "pipe"], env });
+  };
   const platform = scope.use(await openPlatform({ stateDir: join(dir, "platform") }, forever));
   const directory = { kind: "directory", host: "localhost", port: platform.directoryPort } as const;
   const ca = platform.caPem;
-  const join_ = async (name: string) => {
+  // With keys that are there already: making RSA keys takes most of an onboarding.
+  const member = async (name: string, { pkam, encryption, selfEncryptionKey }: (typeof testKeys)["bob"]) => {
     const { atSign, cramSecret } = await platform.add(name);
+    const pairOf = ({ privateKey }: { readonly privateKey: string }) => keyPairOf(parsePrivateKey(privateKey));
+    const selfKey = new Secret<Uint8Array>(fromBase64(selfEncryptionKey));
+    const made = { pkam: pairOf(pkam), encryption: pairOf(encryption), selfKey };
     const keyFile = join(dir, `${name}.atKeys`);
-    return { atSign, keys: await onboard({ atSign, secret: new Secret(cramSecret), directory, ca, keyFile }, forever) };
+    await writeFile(keyFile, formatAtKeys(atSign, made).reveal(), { mode: 0o600 });
+    const keys = await onboard({ atSign, secret: new Secret(cramSecret), directory, ca, keyFile }, forever);
+    return { atSign, keys };
   };
-  const owner = await join_("@greenhouse");
-  await join_("@grower");
+  const owner = await member("@greenhouse", testKeys.alice);
+  await member("@grower", testKeys.bob);
   const client = scope.use(await openAtClient({ ...owner, directory, ca }, forever));
   const device = platformOf(client, owner.keys);
   const outbound = new Outbound(device, "@grower", address);

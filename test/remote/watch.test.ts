@@ -4,12 +4,12 @@ import { join } from "node:path";
 import Database from "better-sqlite3";
 import t, { type Test } from "tap";
 import { encryptText, newAesKey, newIv } from "../../atplatform/crypto/aes-ctr.js";
-import { encryptAesKey, newRsaKeyPair, parsePublicKey } from "../../atplatform/crypto/rsa.js";
+import { encryptAesKey, parsePublicKey } from "../../atplatform/crypto/rsa.js";
 import { silentLog } from "../../core/log.js";
 import { atKeyOf, parseAddress, proofKey, receiptKey, telemetryKey } from "../../messages/names.js";
 import { PeerTrust, type PinStore } from "../../messages/peer-trust.js";
 import { parseReceipt, type Receipt } from "../../messages/receipt.js";
-import { seal } from "../../messages/seal.js";
+import { openSealed, seal } from "../../messages/seal.js";
 import { formatTelemetry, type TelemetryMessage, type TelemetryPack } from "../../messages/telemetry.js";
 import { openIncoming } from "../../remote/inbound.js";
 import { openKeepFile, type KeepFile } from "../../remote/keep-file.js";
@@ -18,6 +18,7 @@ import { openPinFile } from "../../remote/pin-file.js";
 import { MemoryStreamStore, type StreamStore } from "../../remote/stream-store.js";
 import { watch, type WatchEvent } from "../../remote/watch.js";
 import { ManualClock } from "../fixtures/manual-clock.js";
+import { testKeys } from "../fixtures/vectors.js";
 import { fingerprintOfText, MessageWorld, until, withFlippedBit } from "../fixtures/message-world.js";
 
 const address = parseAddress("north", "atedge");
@@ -250,9 +251,10 @@ t.test("a malicious atServer", async (t) => {
       // Even when it serves the genuine statement, or one of its own, in a record under that key.
       const genuine = records.get(proofName);
       if (!genuine) throw new Error("there is no proof");
-      const { text } = (await bench.bob.sharedRecord("@alice", proofKey(address), { fresh: true }, forever)) ?? {};
-      const { mac: _mac, ...statement } = JSON.parse(text ?? "") as { mac: string; signed: string };
-      const own = { ...statement, signed: statement.signed.replace(/[0-9a-f]{64}/u, "0".repeat(64)) };
+      const proven = await bench.bob.sharedRecord("@alice", proofKey(address), { fresh: true }, forever);
+      if (!proven) throw new Error("there is no proof");
+      const statement = openSealed(proven.text, atKeyOf("@bob", proofKey(address), "@alice"), proven.aesKey);
+      const own = { ...statement, signed: String(statement["signed"]).replace(/[0-9a-f]{64}/u, "0".repeat(64)) };
       for (const body of [statement, own]) {
         const record = seal(body, atKeyOf("@bob", proofKey(address), "@alice"), mallory);
         records.set(proofName, { ...genuine, ...underMallory(record) });
@@ -301,7 +303,7 @@ t.test("a malicious atServer", async (t) => {
       await later.send(pack(1));
       await until(() => later.values.length === 1, "a reading");
     });
-    later.world.account("@alice").publicText = (await newRsaKeyPair()).publicText;
+    later.world.account("@alice").publicText = testKeys.alice.pkam.publicKey;
     await t.rejects(
       later.watching(() => Promise.resolve()),
       { code: "PEER_KEY_CHANGED" },
@@ -311,11 +313,10 @@ t.test("a malicious atServer", async (t) => {
 
   t.test("that gives another public key while it runs stops it when a key is next to be proven", async (t) => {
     const bench = new Bench();
-    const { publicText } = await newRsaKeyPair();
     const work = bench.watching(async () => {
       await bench.send(pack(1));
       await until(() => bench.values.length === 1, "a reading");
-      bench.world.account("@alice").publicText = publicText;
+      bench.world.account("@alice").publicText = testKeys.alice.pkam.publicKey;
       const message = { id: "x", to: "@bob", name: key, text: "{}", aesKey: newAesKey(), ttlnMs: 1 };
       await bench.alice.notify(message, forever);
       await until(() => false, "the end of the watch");
