@@ -1,5 +1,5 @@
 import type MqttModule from "mqtt/lib/client";
-import { CommandUncertain } from "../../core/command-errors.js";
+import { CommandRefused, CommandUncertain } from "../../core/command-errors.js";
 import type { Driver, DriverDeps, OpenDriver, Reading } from "../../core/driver.js";
 import { DeviceGone } from "../../core/errors.js";
 import { ChildSignal, untilAborted } from "../../core/scope.js";
@@ -63,7 +63,7 @@ class MqttDriver implements Driver {
 
   async call(name: string, args: Readonly<Record<string, unknown>>, signal: AbortSignal): Promise<unknown> {
     const command = commandNamed(this.#config.command, name);
-    const topic = parseTopic(fillText(command.topic, args));
+    const topic = filledTopic(command.topic, args);
     const payload = command.payload ? fill(command.payload, args) : JSON.stringify(args);
     const options = { ms: command.timeoutMs, clock: this.#deps.clock, what: `${this.id}/${name}` };
     await using either = new ChildSignal(signal);
@@ -75,6 +75,7 @@ class MqttDriver implements Driver {
         signal,
       );
     } catch (cause) {
+      if (cause instanceof CommandRefused) throw cause;
       throw new CommandUncertain(cause instanceof Error ? cause.message : String(cause), { cause });
     }
   }
@@ -102,7 +103,7 @@ class MqttDriver implements Driver {
   ): Promise<unknown> {
     const { answerTopic, answerPointer, qos, retain } = command;
     // Listening begins before the command is sent: the answer may overtake the acknowledgement.
-    const answer = answerTopic === undefined ? undefined : this.#intake.next(fillText(answerTopic, args), signal);
+    const answer = answerTopic === undefined ? undefined : this.#intake.next(filledTopic(answerTopic, args), signal);
     answer?.catch(() => undefined);
     await this.#client.publishAsync(topic, payload, { qos, retain });
     return answer ? (valueAt(await answer, answerPointer) ?? null) : { sent: true };
@@ -112,6 +113,16 @@ class MqttDriver implements Driver {
     const { signal } = this.#gone;
     if (signal.aborted) reject(signal.reason);
     else signal.addEventListener("abort", () => reject(signal.reason), { once: true, signal: until });
+  }
+}
+
+/** @throws {CommandRefused} when an argument does not fit into a topic. */
+function filledTopic(template: string, args: Readonly<Record<string, unknown>>): string {
+  const topic = fillText(template, args);
+  try {
+    return parseTopic(topic);
+  } catch (cause) {
+    throw new CommandRefused(`no topic: ${topic}`, { cause });
   }
 }
 

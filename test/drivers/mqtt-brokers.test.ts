@@ -1,0 +1,290 @@
+import { spawn, type ChildProcess } from "node:child_process";
+import { execFileSync } from "node:child_process";
+import { once } from "node:events";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import t from "tap";
+import * as v from "valibot";
+import { systemClock } from "../../core/clock.js";
+import type { Reading } from "../../core/driver.js";
+import { silentLog, type Log } from "../../core/log.js";
+import { mqttSchema } from "../../drivers/mqtt/config.js";
+import { openMqtt } from "../../drivers/mqtt/mqtt-driver.js";
+import { configuredDriver } from "../../drivers/registry.js";
+import { DriverSupervisor } from "../../drivers/supervisor.js";
+import { eventually, recordingDeps } from "../contracts/driver.js";
+import { openAedes } from "../fixtures/mqtt-brokers.js";
+import { openMosquitto, type Mosquitto } from "../fixtures/mqtt-mosquitto.js";
+
+const never = new AbortController().signal;
+const numbers = { id: "bench", type: "mqtt", reading: [{ topic: "numbers/#", pointer: "/n", name: "n" }] };
+
+interface Supervised extends AsyncDisposable {
+  readonly supervisor: DriverSupervisor;
+  readonly values: Set<Reading["value"]>;
+  state(): string;
+}
+
+async function supervised(
+  keys: Record<string, unknown>,
+  { log = silentLog, publish = async () => undefined }: { log?: Log; publish?: () => Promise<void> } = {},
+): Promise<Supervised> {
+  const stateDir = await mkdtemp(join(tmpdir(), "atedge-mqtt-"));
+  const values = new Set<Reading["value"]>();
+  const supervisor = new DriverSupervisor({
+    drivers: [configuredDriver(v.parse(mqttSchema, { ...numbers, ...keys }))],
+    async publish(_, readings) {
+      await publish();
+      for (const { value } of readings) values.add(value);
+    },
+    stateDir,
+    clock: systemClock,
+    log,
+    limits: { firstWaitMs: 10, maxWaitMs: 50 },
+  });
+  const stop = new AbortController();
+  const running = supervisor.run(stop.signal);
+  return {
+    supervisor,
+    values,
+    state: () => supervisor.health()[0]?.state ?? "none",
+    async [Symbol.asyncDispose]() {
+      stop.abort();
+      await running;
+      await rm(stateDir, { recursive: true, force: true });
+    },
+  };
+}
+
+for (const version of ["3.1.1", "5"]) {
+  void t.test(
+    `MQTT ${version} with mosquitto: the broker may restart, and keeps our session while we are away`,
+    async (t) => {
+      await using broker = await openMosquitto({ persistent: true });
+      let n = 0;
+      const publish = async (count: number): Promise<void> => {
+        for (let last = n + count; n < last;) await broker.publish(`numbers/${n}`, JSON.stringify({ n: n++ }));
+      };
+      const keys = { url: broker.url, version, clientId: "atedge-session" };
+      {
+        await using s = await supervised(keys);
+        await eventually(() => s.state() === "running", "the first connection", undefined, 20_000);
+        await publish(20);
+        await eventually(() => s.values.size === 20, "20 messages", undefined, 20_000);
+        await broker.kill();
+        await eventually(() => s.state() !== "running", "the loss", undefined, 20_000);
+        await broker.start();
+        await eventually(() => s.state() === "running", "the broker's return", undefined, 20_000);
+        await publish(20);
+        await eventually(() => s.values.size === 40, "40 messages", undefined, 20_000);
+      }
+      await publish(20);
+      await using s = await supervised(keys);
+      await eventually(() => s.values.size === 20, "what came while we were away", undefined, 20_000);
+      t.strictSame(
+        [...s.values],
+        Array.from({ length: 20 }, (_, index) => 40 + index),
+        "in order",
+      );
+    },
+  );
+}
+
+void t.test("what was not safe when the connection broke is delivered again", async (t) => {
+  await using broker = await openAedes();
+  let commits = 0;
+  // Nothing becomes safe on the first connection; acknowledgements of an old one never go to a new one.
+  const publish = (): Promise<void> => (++commits <= 5 ? new Promise(() => undefined) : Promise.resolve());
+  await using s = await supervised({ url: broker.url, clientId: "again" }, { publish });
+  await eventually(() => s.state() === "running", "the connection");
+  for (let n = 0; n < 5; n += 1) {
+    await broker.publish("numbers", JSON.stringify({ n }));
+    await eventually(() => commits === n + 1, `message ${n}`);
+  }
+  await broker.cut();
+  await broker.listen();
+  await eventually(() => s.values.size === 5, "all five again");
+  t.strictSame([...s.values].sort(), [0, 1, 2, 3, 4]);
+});
+
+void t.test("a consumer killed at any moment loses nothing that it acknowledged", { timeout: 110_000 }, async (t) => {
+  await using broker = await openMosquitto({ lines: () => ["allow_anonymous true", "max_queued_messages 0"] });
+  const dir = await mkdtemp(join(tmpdir(), "atedge-kill-"));
+  const outbox = join(dir, "outbox");
+  await writeFile(outbox, "");
+  const start = (): ChildProcess =>
+    spawn(
+      process.execPath,
+      [
+        ...process.execArgv,
+        new URL("../fixtures/mqtt-consumer.ts", import.meta.url).pathname,
+        broker.url,
+        dir,
+        outbox,
+        "20",
+      ],
+      { stdio: "inherit" },
+    );
+  const stored = async (): Promise<Set<number>> => new Set((await readFile(outbox, "utf8")).split("\n").map(Number));
+
+  let consumer = start();
+  let sent = 0;
+  let kills = 0;
+  // A session begins with the first connection; what is published before is not for us.
+  await untilStored(
+    async () => new Set([...(await stored())].filter((n) => n === -1)),
+    1,
+    () => broker.publish("numbers/a", JSON.stringify({ n: -1 })),
+  );
+  for (; kills < 6; kills += 1) {
+    const before = (await stored()).size;
+    const sending = sendMany(broker, sent, 300);
+    sent += 300;
+    // Somewhere between delivery and acknowledgement: some of this round are stored, some are not.
+    await untilStored(stored, before + 1 + Math.floor(Math.random() * 200));
+    const exit = once(consumer, "exit");
+    consumer.kill("SIGKILL");
+    await exit;
+    await sending;
+    consumer = start();
+  }
+  const missing = async (): Promise<number[]> => {
+    const all = await stored();
+    return Array.from({ length: sent }, (_, n) => n).filter((n) => !all.has(n));
+  };
+  for (let tries = 0; tries < 1000 && (await missing()).length > 0; tries += 1) {
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  t.equal(kills, 6);
+  t.strictSame(await missing(), [], `none of ${sent} is missing`);
+  consumer.kill("SIGKILL");
+  await once(consumer, "exit");
+  await rm(dir, { recursive: true, force: true });
+});
+
+async function sendMany(broker: Mosquitto, from: number, count: number): Promise<void> {
+  await Promise.all(
+    Array.from({ length: count }, (_, n) => broker.publish("numbers/a", JSON.stringify({ n: from + n }))),
+  );
+}
+
+async function untilStored(
+  stored: () => Promise<Set<number>>,
+  count: number,
+  poke?: () => Promise<void>,
+): Promise<void> {
+  for (const startMs = Date.now(); Date.now() - startMs < 40_000;) {
+    if ((await stored()).size >= count) return;
+    await poke?.();
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  throw new Error(`waited in vain for ${count} stored numbers`);
+}
+
+void t.test("wrong credentials give one clear line and a named failure, right ones work", async (t) => {
+  const login = { username: "bench", password: "correct horse" };
+  await using broker = await openMosquitto({
+    login,
+    lines: (dir) => {
+      execFileSync("mosquitto_passwd", ["-b", "-c", join(dir, "passwd"), login.username, login.password]);
+      return [`password_file ${dir}/passwd`, "allow_anonymous false"];
+    },
+  });
+  const passwordFile = join(broker.dir, "password");
+  const lines: string[] = [];
+  const note = (fields: unknown, message: string): void => void lines.push(`${message} ${JSON.stringify(fields)}`);
+  const log: Log = { debug: note, info: note, warn: note, error: note, child: () => log };
+  for (const version of ["3.1.1", "5"]) {
+    lines.length = 0;
+    await writeFile(passwordFile, "wrong secret\n");
+    {
+      await using s = await supervised({ url: broker.url, version, username: "bench", passwordFile }, { log });
+      await eventually(() => (s.supervisor.health()[0]?.counters["failed"] ?? 0) >= 5, "five tries", undefined, 20_000);
+      t.match(s.supervisor.health(), [{ lastErrorCode: "BROKER_REFUSED" }]);
+    }
+    t.equal(lines.length, 1, "one line for five tries");
+    t.match(lines[0], /refuses us.*check username, passwordFile/u);
+    t.notMatch(lines[0], /wrong secret/u);
+    await writeFile(passwordFile, `${login.password}\n`);
+    await using s = await supervised({ url: broker.url, version, username: "bench", passwordFile });
+    await eventually(() => s.state() === "running", "the login", undefined, 20_000);
+  }
+});
+
+void t.test("TLS with an own CA and a client certificate", async (t) => {
+  await using broker = await openMosquitto({ lines: tlsLines });
+  const file = (name: string): string => join(broker.dir, name);
+  const url = `mqtts://localhost:${broker.port}`;
+  const tls = { ca: file("ca.pem"), cert: file("client.pem"), key: file("client.key") };
+  await using deps = await recordingDeps();
+  const open = async (keys: Record<string, unknown>): Promise<void> => {
+    const driver = await openMqtt(v.parse(mqttSchema, { ...numbers, url, ...keys }), deps, AbortSignal.timeout(20_000));
+    await driver[Symbol.asyncDispose]();
+  };
+  await open({ ...tls, version: "3.1.1" });
+  await open({ ...tls, version: "5" });
+  await t.rejects(open({ ...tls, ca: undefined }), { code: "DEVICE_GONE" }, "an unknown CA");
+  await t.rejects(open({ ...tls, serverName: "elsewhere" }), { code: "DEVICE_GONE" }, "another name");
+  await t.rejects(open({ ca: tls.ca }), { code: "DEVICE_GONE" }, "no client certificate");
+  await t.rejects(open({ ...tls, ca: file("nowhere.pem") }), { message: /cannot be read \(ENOENT\)/u });
+});
+
+function tlsLines(dir: string): string[] {
+  const openssl = (...args: string[]): Buffer => execFileSync("openssl", args, { cwd: dir, stdio: "pipe" });
+  const newKey = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"];
+  openssl("req", "-x509", ...newKey, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=atedge test CA");
+  for (const name of ["server", "client"]) {
+    const subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"];
+    openssl(
+      "req",
+      "-x509",
+      "-CA",
+      "ca.pem",
+      "-CAkey",
+      "ca.key",
+      ...newKey,
+      "-keyout",
+      `${name}.key`,
+      "-out",
+      `${name}.pem`,
+      ...subject,
+    );
+  }
+  return [
+    `cafile ${dir}/ca.pem`,
+    `certfile ${dir}/server.pem`,
+    `keyfile ${dir}/server.key`,
+    "require_certificate true",
+    "allow_anonymous true",
+  ];
+}
+
+void t.test("a command waits for the lamp's state and is uncertain without it", async (t) => {
+  await using broker = await openAedes();
+  broker.onMessage("lamp/set", (payload) => void broker.publish("lamp/state", payload.toLowerCase()));
+  await using deps = await recordingDeps();
+  const config = v.parse(mqttSchema, {
+    id: "lamp",
+    type: "mqtt",
+    url: broker.url,
+    command: [
+      {
+        name: "set",
+        topic: "lamp/set",
+        payload: '{"State":"{state}"}',
+        args: { state: { type: "string" } },
+        answerTopic: "lamp/state",
+        answerPointer: "/state",
+      },
+      { name: "send", topic: "lamp/{which}/set", payload: "{which}", args: { which: { type: "string" } } },
+      { name: "deaf", topic: "deaf/set", answerTopic: "deaf/state", timeoutMs: 50 },
+    ],
+  });
+  const driver = await openMqtt(config, deps, never);
+  t.equal(await driver.call("set", { state: "ON" }, never), "on");
+  t.strictSame(await driver.call("send", { which: "a" }, never), { sent: true });
+  await t.rejects(driver.call("deaf", {}, never), { code: "UNKNOWN_OUTCOME" });
+  await t.rejects(driver.call("send", { which: "#" }, never), { code: "COMMAND_REFUSED" });
+  await driver[Symbol.asyncDispose]();
+});
