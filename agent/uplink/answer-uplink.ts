@@ -104,7 +104,11 @@ export class AnswerUplink {
 
   async #isDelivered(notificationId: string, answer: PendingAnswer, signal: AbortSignal): Promise<boolean> {
     const { client, store } = this.#context;
-    const status = await client.notificationStatus(notificationId, signal);
+    const status = await client.notificationStatus(notificationId, signal).catch((error: unknown) => {
+      // An atServer that does not know the question: that it took the answer is all that can be known.
+      if (blamesMessage(codeOf(error))) return "delivered";
+      throw error;
+    });
     if (status === "delivered") return true;
     // Our atServer has given it up: it is sent again, as long as somebody may wait for it.
     if (status === "expired" || status === "unknown") await store.answers.unsent(answer.id);
