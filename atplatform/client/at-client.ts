@@ -15,8 +15,10 @@ import { notifyStatus } from "../protocol/verbs/notify-by-id.js";
 import { connectTls, TlsSessions } from "../transport/connect.js";
 import { type Connect, Directory, type DirectoryAddress } from "../transport/directory.js";
 import { ConnectionLost } from "../transport/errors.js";
+import type { ProxyChoice } from "../transport/proxy.js";
 import { CommandLink, type LinkHealth } from "./command-link.js";
 import { Dialer } from "./dialer.js";
+import { Enrollments } from "./enrollments.js";
 import { logInWithKey } from "./login.js";
 import type { Notification } from "./notification.js";
 import { PublicKeys } from "./public-keys.js";
@@ -37,6 +39,10 @@ export interface AtClientOptions {
   readonly directory: DirectoryAddress;
   /** PEM text of a further root, such as a platform's own `ca.pem`. */
   readonly ca?: string;
+  /** The way through an HTTP proxy; as `HTTPS_PROXY` and `NO_PROXY` say unless given. */
+  readonly proxy?: ProxyChoice;
+  /** `sha256:…` of TLS public keys, one of which directory and atServer must have in their chains, on top of `ca`. */
+  readonly tlsPins?: readonly string[];
   readonly clock?: Clock;
   readonly log?: Log;
   readonly connectTimeoutMs?: number;
@@ -99,6 +105,8 @@ export function openAtClient(options: AtClientOptions, signal: AbortSignal): Pro
  */
 export class AtClient implements Disposable {
   readonly atSign: AtSign;
+  /** Other devices of this atSign. */
+  readonly enrollments: Enrollments;
   readonly #clock: Clock;
   readonly #log: Log;
   readonly #dialer: Dialer;
@@ -113,9 +121,10 @@ export class AtClient implements Disposable {
   /** Use {@link openAtClient}. */
   constructor(options: AtClientOptions) {
     const { atSign, keys, directory: address, ca, clock = systemClock, log = silentLog } = options;
+    const { proxy, tlsPins: pins } = options;
     const sessions = new TlsSessions();
     const timeoutMs = options.connectTimeoutMs ?? CONNECT_TIMEOUT_MS;
-    const connect: Connect = (to, signal) => connectTls({ ...to, ca, sessions, clock, timeoutMs }, signal);
+    const connect: Connect = (to, signal) => connectTls({ ...to, ca, proxy, pins, sessions, clock, timeoutMs }, signal);
     this.atSign = atSign;
     this.#selfKey = keys.selfKey;
     this.#clock = clock;
@@ -144,6 +153,11 @@ export class AtClient implements Disposable {
       link: this.#link,
       publicKeys: this.#publicKeys,
       sharedKeys: this.#sharedKeys,
+    });
+    this.enrollments = new Enrollments({
+      keys,
+      link: this.#link,
+      subscribe: (options, signal) => this.subscribe(options, signal),
     });
   }
 

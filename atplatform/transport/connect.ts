@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { isIP } from "node:net";
 import { connect, createSecureContext, rootCertificates, type SecureContext, type TLSSocket } from "node:tls";
 import { type Clock, systemClock } from "../../core/clock.js";
@@ -5,6 +6,7 @@ import { withDeadline } from "../../core/deadline.js";
 import { codeOf } from "../../core/errors.js";
 import { CertificateRefused, ClockFault, ConnectFailed } from "./errors.js";
 import { formatHostPort, type HostPort } from "./host-port.js";
+import { openTunnel, type ProxyChoice, proxyFromEnvironment } from "./proxy.js";
 import { TlsChannel } from "./tls-channel.js";
 
 /** The last session of each peer, for a shorter handshake. One object for one set of options: trust is not checked anew. */
@@ -26,6 +28,10 @@ export class TlsSessions {
     const oldest = this.#sessions.size > this.#maxPeers ? this.#sessions.keys().next() : undefined;
     if (oldest && !oldest.done) this.#sessions.delete(oldest.value);
   }
+
+  drop(peer: string): void {
+    this.#sessions.delete(peer);
+  }
 }
 
 export interface ConnectOptions extends HostPort {
@@ -36,6 +42,13 @@ export interface ConnectOptions extends HostPort {
   readonly timeoutMs?: number | undefined;
   readonly sessions?: TlsSessions | undefined;
   readonly clock?: Clock | undefined;
+  /** `environment` unless given. */
+  readonly proxy?: ProxyChoice | undefined;
+  /**
+   * `sha256:<64 hex digits>` of public keys in SPKI form: one of them must be in the peer's chain, on top of all other
+   * checks. Left out or empty: any key that a root vouches for.
+   */
+  readonly pins?: readonly string[] | undefined;
 }
 
 const DEFAULT_TIMEOUT_MS = 10_000;
@@ -51,16 +64,20 @@ export async function connectTls(options: ConnectOptions, signal: AbortSignal): 
   return await withDeadline((signal) => handshake(options, signal), { clock, timeoutMs, what }, signal);
 }
 
-function handshake(options: ConnectOptions, signal: AbortSignal): Promise<TlsChannel> {
-  const { host, port, sessions } = options;
+async function handshake(options: ConnectOptions, signal: AbortSignal): Promise<TlsChannel> {
+  const { host, port, proxy: choice = "environment", sessions, pins = [] } = options;
+  const proxy = choice === "environment" ? proxyFromEnvironment(options) : choice === "none" ? undefined : choice;
+  const tunnel = proxy && (await openTunnel(proxy, options, signal));
   const peer = formatHostPort(options);
   const session = sessions?.take(peer);
   const servername = isIP(host) === 0 ? { servername: host } : {};
-  return new Promise((resolve, reject) => {
-    if (signal.aborted) return reject(signal.reason as Error);
+  return await new Promise((resolve, reject) => {
+    if (signal.aborted) {
+      tunnel?.destroy();
+      return reject(signal.reason as Error);
+    }
     const socket = connect({
-      host,
-      port,
+      ...(tunnel ? { socket: tunnel, host } : { host, port }),
       ...servername,
       secureContext: contextOf(options),
       ...(session && { session }),
@@ -87,10 +104,26 @@ function handshake(options: ConnectOptions, signal: AbortSignal): Promise<TlsCha
     socket.once("close", closed);
     socket.once("secureConnect", () => {
       settle();
+      // A session is taken up only by who made it, so what was checked then holds.
+      if (pins.length > 0 && !socket.isSessionReused() && !isPinned(socket, pins)) {
+        socket.destroy();
+        sessions?.drop(peer);
+        return reject(new CertificateRefused(`the certificate of ${peer} has none of the pinned keys`));
+      }
       resolve(new TlsChannel(socket));
     });
     if (sessions) keepSessions(socket, peer, sessions);
   });
+}
+
+function isPinned(socket: TLSSocket, pins: readonly string[]): boolean {
+  for (let link = socket.getPeerX509Certificate(); link; link = link.issuerCertificate) {
+    const digest = createHash("sha256")
+      .update(link.publicKey.export({ type: "spki", format: "der" }))
+      .digest("hex");
+    if (pins.includes(`sha256:${digest}`)) return true;
+  }
+  return false;
 }
 
 const MAX_CONTEXTS = 16;

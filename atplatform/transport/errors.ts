@@ -18,6 +18,11 @@ export class ClockFault extends ConnectFailed {
   override readonly code = "CLOCK_FAULT";
 }
 
+/** The HTTP proxy did not make the connection; the message has its status line (407: it wants other credentials). */
+export class ProxyRefused extends ConnectFailed {
+  override readonly code = "PROXY_REFUSED";
+}
+
 /** A connection that was there has gone. */
 export class ConnectionLost extends EdgeError {
   override readonly code = "CONNECTION_LOST";
