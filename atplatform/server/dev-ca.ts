@@ -1,5 +1,6 @@
 import { createPrivateKey, X509Certificate, type KeyObject } from "node:crypto";
 import { chmod, mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { isIP } from "node:net";
 import { join } from "node:path";
 import type { Clock } from "../../core/clock.js";
 import { codeOf } from "../../core/errors.js";
@@ -64,7 +65,7 @@ export class DevCa {
   #serves(pair: ServerIdentity, hosts: readonly string[]): boolean {
     const leaf = new X509Certificate(pair.cert);
     if (!leaf.verify(new X509Certificate(this.caPem).publicKey)) return false;
-    return hosts.every((host) => (leaf.checkIP(host) ?? leaf.checkHost(host)) !== undefined);
+    return hosts.every((host) => (isIP(host) ? leaf.checkIP(host) : leaf.checkHost(host)) !== undefined);
   }
 }
 
