@@ -1,3 +1,4 @@
+import { statSync } from "node:fs";
 import type { SecureContext } from "node:tls";
 import type { Clock } from "../../core/clock.js";
 import type { Log } from "../../core/log.js";
@@ -5,6 +6,7 @@ import { ChildSignal, Scope, TaskGroup, type Disposable } from "../../core/scope
 import { signText } from "../crypto/signatures.js";
 import type { AtSign } from "../protocol/at-sign.js";
 import type { TlsChannel } from "../transport/tls-channel.js";
+import { ConnectionSet } from "./connection-set.js";
 import { Connection } from "./connection.js";
 import { Cookies } from "./cookies.js";
 import { Delivery } from "./delivery.js";
@@ -12,6 +14,7 @@ import { dispatch } from "./dispatch.js";
 import { FailureThrottle } from "./failure-throttle.js";
 import { runJobs } from "./jobs.js";
 import { MonitorHub } from "./monitors.js";
+import { PasscodeGuard } from "./passcode-guard.js";
 import { Cache } from "./outbound/cache.js";
 import { Peers, type Resolve } from "./outbound/peers.js";
 import { Refusal } from "./refusal.js";
@@ -23,6 +26,7 @@ import { openAtDatabase, type AtDatabase } from "./store/database.js";
 import { EnrollmentStore } from "./store/enrollment-store.js";
 import { KeyStore } from "./store/key-store.js";
 import { NotificationStore } from "./store/notification-store.js";
+import { PasscodeStore } from "./store/passcode-store.js";
 import { SettingStore } from "./store/setting-store.js";
 import type { Call } from "./verb.js";
 import { Visits } from "./visits.js";
@@ -47,15 +51,20 @@ export class AtServer implements Disposable {
   readonly atSign: AtSign;
   readonly services: Services;
   readonly #database: AtDatabase;
-  readonly #connections = new Set<Connection>();
+  readonly #connections: ConnectionSet<Connection>;
   readonly #stop: ChildSignal;
   readonly #scope = new Scope();
   #paused = false;
-  #idle: (() => void) | undefined;
   /** Counted since the start. */
   readonly counters = { commands: 0, errors: 0, connections: 0, refused: 0 };
 
-  private constructor(database: AtDatabase, services: Services, stop: ChildSignal) {
+  private constructor(
+    database: AtDatabase,
+    services: Services,
+    connections: ConnectionSet<Connection>,
+    stop: ChildSignal,
+  ) {
+    this.#connections = connections;
     this.atSign = services.self;
     this.services = services;
     this.#database = database;
@@ -74,7 +83,8 @@ export class AtServer implements Disposable {
   }
 
   static async #start(options: AtServerOptions, database: AtDatabase, stop: ChildSignal): Promise<AtServer> {
-    const { atSign: self, settings, clock, resolve, secureContext } = options;
+    const { atSign: self, clock, resolve, secureContext } = options;
+    const settings = { ...options.settings };
     const { db, commits } = database;
     const log = options.log.child({ atSign: self });
     const keys = new KeyStore(db);
@@ -106,15 +116,21 @@ export class AtServer implements Disposable {
       },
       stop.signal,
     );
+    const connections = new ConnectionSet<Connection>();
     const services: Services = {
       ...{ self, clock, log, settings, commits, keys, notifications, settingStore, monitors },
       ...{ cookies, peers, cache, delivery },
+      changeSettings: (changes) => void Object.assign(settings, changes),
+      storageBytes: () => statSync(options.path).size,
       startedMs: clock.monotonicMs(),
       enrollments: new EnrollmentStore(db),
       visits: new Visits(db, clock),
       throttle: new FailureThrottle(clock),
+      passcodes: new PasscodeStore(db),
+      passcodeGuard: new PasscodeGuard(clock, settings.invalidOtpDelayMaxMs),
+      connections,
     };
-    const server = new AtServer(database, services, stop);
+    const server = new AtServer(database, services, connections, stop);
     server.#run();
     return server;
   }
@@ -155,15 +171,6 @@ export class AtServer implements Disposable {
     } finally {
       monitors.unsubscribe(connection);
       this.#connections.delete(connection);
-      if (this.#connections.size === 0) this.#idle?.();
-    }
-  }
-
-  /** Ends the connections that are logged in with an enrolment, at once, but for one. */
-  dropEnrollment(enrollmentId: string, except?: Connection): void {
-    for (const connection of this.#connections) {
-      if (connection === except || connection.session.authentication?.enrollmentId !== enrollmentId) continue;
-      connection.destroy();
     }
   }
 
@@ -171,11 +178,7 @@ export class AtServer implements Disposable {
   async close(signal: AbortSignal): Promise<void> {
     this.#paused = true;
     for (const connection of this.#connections) connection.close();
-    await new Promise<void>((resolve) => {
-      this.#idle = resolve;
-      if (this.#connections.size === 0 || signal.aborted) resolve();
-      signal.addEventListener("abort", () => resolve(), { once: true });
-    });
+    await this.#connections.empty(signal);
     await this[Symbol.asyncDispose]();
   }
 

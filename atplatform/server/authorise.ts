@@ -26,7 +26,7 @@ export function covers(enrollment: Enrollment, name: string, use: Use): boolean 
 const isOpenToWriters = (name: string): boolean => name.includes("shared_key");
 
 /** The widest access that a covering namespace gives. */
-function accessTo({ namespaces }: Enrollment, entity: string | undefined): "r" | "rw" | undefined {
+export function accessTo({ namespaces }: Enrollment, entity: string | undefined): "r" | "rw" | undefined {
   let widest: "r" | "rw" | undefined;
   for (const [namespace, access] of Object.entries(namespaces)) {
     const name = namespace.toLowerCase();

@@ -6,17 +6,26 @@ import { invalidSyntax, Refusal } from "./refusal.js";
 import type { Reply } from "./reply.js";
 import type { Services } from "./services.js";
 import { asRefusal, type Call, type Handler } from "./verb.js";
+import { batchVerb } from "./verbs/batch.js";
+import { configVerb } from "./verbs/config.js";
 import { deleteVerb } from "./verbs/delete.js";
+import { enrollVerb } from "./verbs/enroll.js";
 import { fromVerb } from "./verbs/from.js";
 import { infoVerb } from "./verbs/info.js";
+import { keysVerb } from "./verbs/keys.js";
 import { llookupVerb } from "./verbs/llookup.js";
 import { cramVerb, pkamVerb } from "./verbs/login.js";
 import { lookupVerb, plookupVerb } from "./verbs/lookup.js";
 import { monitorVerb } from "./verbs/monitor.js";
 import { noopVerb } from "./verbs/noop.js";
+import { notifyAllVerb } from "./verbs/notify-all.js";
+import { notifyFetchVerb, notifyListVerb, notifyRemoveVerb, notifyStatusVerb } from "./verbs/notify-by-id.js";
 import { notifyVerb } from "./verbs/notify.js";
+import { otpVerb } from "./verbs/otp.js";
 import { polVerb } from "./verbs/pol.js";
 import { scanVerb } from "./verbs/scan.js";
+import { statsVerb } from "./verbs/stats.js";
+import { syncVerb } from "./verbs/sync.js";
 import { updateMetaVerb, updateVerb } from "./verbs/update.js";
 
 const HANDLERS: Readonly<Partial<Record<VerbName, Handler>>> = {
@@ -25,7 +34,6 @@ const HANDLERS: Readonly<Partial<Record<VerbName, Handler>>> = {
   pkam: pkamVerb,
   pol: polVerb,
   update: updateVerb,
-  "update:meta": updateMetaVerb,
   llookup: llookupVerb,
   lookup: lookupVerb,
   plookup: plookupVerb,
@@ -35,6 +43,19 @@ const HANDLERS: Readonly<Partial<Record<VerbName, Handler>>> = {
   monitor: monitorVerb,
   info: infoVerb,
   noop: noopVerb,
+  "update:meta": updateMetaVerb,
+  "notify:list": notifyListVerb,
+  "notify:status": notifyStatusVerb,
+  "notify:fetch": notifyFetchVerb,
+  "notify:remove": notifyRemoveVerb,
+  "notify:all": notifyAllVerb,
+  "sync:from": syncVerb,
+  stats: statsVerb,
+  config: configVerb,
+  batch: batchVerb(dispatch),
+  otp: otpVerb,
+  enroll: enrollVerb,
+  keys: keysVerb,
 };
 
 /**

@@ -1,5 +1,6 @@
 import { fetchRecord } from "./verbs/lookup.js";
 import { partsOf } from "../protocol/at-key.js";
+import { defaultKeyNames, pkamPublicKeyName } from "./enrollment-record.js";
 import type { Services } from "./services.js";
 
 /** So that the atServers of one machine do not all work in one second. */
@@ -35,8 +36,9 @@ async function every(ms: number, job: () => Promise<void>, services: Services, s
 }
 
 /** Removes expired records; each leaves a deletion in the log, so that clients learn of it. */
-export async function expireKeys({ clock, commits, keys, monitors, enrollments }: Services): Promise<void> {
-  await commits.write(() => enrollments.expire(clock.now()), "crash");
+export async function expireKeys(services: Services): Promise<void> {
+  const { clock, commits, keys, monitors } = services;
+  await commits.write(() => expireEnrollments(services), "crash");
   for (;;) {
     const expired = await commits.write(() => {
       const now = clock.now();
@@ -46,6 +48,16 @@ export async function expireKeys({ clock, commits, keys, monitors, enrollments }
     }, "crash");
     if (expired > 0) monitors.changed("delete");
     if (expired < EXPIRE_AT_ONCE) return;
+  }
+}
+
+/** With what their approval left for them. */
+function expireEnrollments({ self, clock, enrollments, passcodes, keys }: Services): void {
+  passcodes.expire(clock.now());
+  for (const enrollment of enrollments.expired(clock.now())) {
+    enrollments.remove(enrollment.id);
+    const names = [...defaultKeyNames(enrollment.id, self), pkamPublicKeyName(enrollment, self)];
+    for (const name of names) keys.deleteUnlogged(name);
   }
 }
 

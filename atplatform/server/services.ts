@@ -2,16 +2,19 @@ import type { Clock } from "../../core/clock.js";
 import type { GroupCommit } from "../../core/group-commit.js";
 import type { Log } from "../../core/log.js";
 import type { AtSign } from "../protocol/at-sign.js";
+import type { ConnectionSet } from "./connection-set.js";
 import type { Cookies } from "./cookies.js";
 import type { Delivery } from "./delivery.js";
 import type { FailureThrottle } from "./failure-throttle.js";
 import type { MonitorHub } from "./monitors.js";
 import type { Cache } from "./outbound/cache.js";
 import type { Peers } from "./outbound/peers.js";
+import type { PasscodeGuard } from "./passcode-guard.js";
 import type { AtServerSettings } from "./settings.js";
 import type { EnrollmentStore } from "./store/enrollment-store.js";
 import type { KeyStore } from "./store/key-store.js";
 import type { NotificationStore } from "./store/notification-store.js";
+import type { PasscodeStore } from "./store/passcode-store.js";
 import type { SettingStore } from "./store/setting-store.js";
 import type { Visits } from "./visits.js";
 
@@ -24,6 +27,10 @@ export interface Services {
   readonly clock: Clock;
   readonly log: Log;
   readonly settings: AtServerSettings;
+  /** For tests (`config:set`): from now on these count. */
+  readonly changeSettings: (changes: Partial<AtServerSettings>) => void;
+  /** Size of the atSign's file. */
+  readonly storageBytes: () => number;
   readonly commits: GroupCommit;
   readonly keys: KeyStore;
   readonly notifications: NotificationStore;
@@ -36,4 +43,7 @@ export interface Services {
   readonly delivery: Delivery;
   readonly visits: Visits;
   readonly throttle: FailureThrottle;
+  readonly passcodes: PasscodeStore;
+  readonly passcodeGuard: PasscodeGuard;
+  readonly connections: Pick<ConnectionSet, "dropEnrollment" | "size">;
 }

@@ -22,6 +22,8 @@ export interface ConnectionHandle {
   send(line: string): Promise<void>;
   /** Ends the connection when the reply under way has left. */
   close(): void;
+  /** Ends the connection at once. */
+  destroy(): void;
 }
 
 /** A verb as the dispatcher sees it: checks, in the order of spec 2.7, are made outside. */

@@ -49,7 +49,7 @@ export class EnrollmentStore {
   readonly #sameApp: Statement<[string, string, number], Row>;
   readonly #put: Statement<[Row]>;
   readonly #remove: Statement<[string]>;
-  readonly #expire: Statement<[number]>;
+  readonly #expired: Statement<[number], Row>;
 
   constructor(db: Db) {
     const live = "(expires_at IS NULL OR expires_at > ?)";
@@ -62,7 +62,7 @@ export class EnrollmentStore {
       VALUES (@id, @sessionId, @appName, @deviceName, @namespaces, @apkamPublicKey, @state,
       @encryptedApkamSymmetricKey, @apkamKeysExpiryMs, @otp, @requestedAtMs, @expiresAtMs)`);
     this.#remove = db.prepare("DELETE FROM enrollment WHERE id = ?");
-    this.#expire = db.prepare("DELETE FROM enrollment WHERE expires_at <= ?");
+    this.#expired = db.prepare(`SELECT ${COLUMNS} FROM enrollment WHERE expires_at <= ?`);
   }
 
   /** `undefined` also when it has expired. */
@@ -95,8 +95,8 @@ export class EnrollmentStore {
     this.#remove.run(id);
   }
 
-  expire(nowMs: number): void {
-    this.#expire.run(nowMs);
+  expired(nowMs: number): readonly Enrollment[] {
+    return this.#expired.all(nowMs).map(parseRow);
   }
 }
 
