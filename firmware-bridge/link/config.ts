@@ -2,6 +2,26 @@ import * as v from "valibot";
 
 const integer = (min: number, max: number) => v.pipe(v.number(), v.integer(), v.minValue(min), v.maxValue(max));
 
+/** Keys of `[driver.firmware]`: without it, no firmware is taken. */
+export const firmwareSchema = v.strictObject({
+  keys: v.pipe(
+    v.array(v.pipe(v.string(), v.regex(/^[A-Za-z0-9+/]{43}=$/u, "expected 32 bytes in base64"))),
+    v.minLength(1),
+    v.maxLength(8),
+    v.description("Ed25519 public keys that may sign firmware for this board, base64."),
+    v.examples([["11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="]]),
+  ),
+  selfTest: v.optional(
+    v.pipe(
+      v.string(),
+      v.description("A command of the board that a good firmware passes, run before a new one is kept."),
+      v.examples(["self-test"]),
+    ),
+  ),
+});
+
+export type FirmwareConfig = v.InferOutput<typeof firmwareSchema>;
+
 /** Keys of `type = "link"`. */
 export const linkSchema = v.pipe(
   v.strictObject({
@@ -39,6 +59,7 @@ export const linkSchema = v.pipe(
       v.pipe(integer(10, 600_000), v.description("Longest wait for the answer to a command, in milliseconds.")),
       5000,
     ),
+    firmware: v.optional(firmwareSchema),
     openTimeoutMs: v.optional(
       v.pipe(
         integer(500, 120_000),

@@ -1,8 +1,13 @@
 import { CommandRefused } from "../../core/command-errors.js";
-import type { CommandDescription, OpenDriver } from "../../core/driver.js";
-import { type BoardInfo, openBoard } from "./board.js";
-import type { LinkConfig } from "./config.js";
+import type { CommandDescription, DriverDeps, OpenDriver } from "../../core/driver.js";
+import { Scope, TaskGroup } from "../../core/scope.js";
+import { FirmwareCommands } from "../update/firmware-commands.js";
+import { UpdateStore } from "../update/update-store.js";
+import { Updater } from "../update/updater.js";
+import { type Board, type BoardInfo, openBoard } from "./board.js";
+import type { FirmwareConfig, LinkConfig } from "./config.js";
 import { LinkRefused } from "./link-errors.js";
+import { linkTarget } from "./link-target.js";
 import { loadLinkRecord, saveLinkRecord } from "./link-record.js";
 
 /**
@@ -28,17 +33,22 @@ export const openLinkDriver: OpenDriver<LinkConfig> = async (config, deps, signa
     },
     signal,
   );
-  const commands = describe(board.info);
+  const firmware = config.firmware ? await firmwareOf(board, config, config.firmware, folder, deps) : undefined;
+  const commands = [...describe(board.info), ...(firmware?.descriptions ?? [])];
 
   return {
     id: config.id,
     commands,
 
     async run(stop) {
-      await board.run(stop);
+      await using tasks = new TaskGroup(stop);
+      tasks.start((running) => board.run(running));
+      if (firmware) tasks.start((running) => firmware.run(running));
+      await tasks.join();
     },
 
     async call(command, args, callSignal) {
+      if (firmware?.has(command)) return firmware.call(command, args);
       if (!commands.some(({ name }) => name === command))
         throw new CommandRefused(`the board has no command ${command}`);
       return board.call(command, args, config.commandTimeoutMs, callSignal);
@@ -49,6 +59,28 @@ export const openLinkDriver: OpenDriver<LinkConfig> = async (config, deps, signa
     [Symbol.asyncDispose]: () => board[Symbol.asyncDispose](),
   };
 };
+
+async function firmwareOf(
+  board: Board,
+  { id }: LinkConfig,
+  { keys, selfTest }: FirmwareConfig,
+  folder: string,
+  { clock, log }: DriverDeps,
+): Promise<FirmwareCommands> {
+  // The link goes on beside the update: the port is leased as it is, and the target leaves the board open.
+  const updater = await Updater.open({
+    target: id,
+    hardware: board.info.hardware,
+    publicKeys: keys.map((key) => Buffer.from(key, "base64")),
+    store: new UpdateStore(folder),
+    lease: async () => new Scope(),
+    openTarget: async () => ({ ...linkTarget(board), [Symbol.asyncDispose]: async () => undefined }),
+    selfTest,
+    clock,
+    log,
+  });
+  return new FirmwareCommands(updater);
+}
 
 function describe(info: BoardInfo): readonly CommandDescription[] {
   return info.commands.map(({ name, idempotent, argsSchema }) => {

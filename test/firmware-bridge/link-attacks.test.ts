@@ -186,8 +186,7 @@ t.test("A man in the middle", async (t) => {
       }),
       toHost: frames((frame) => {
         const parsed = parseBoardFrame(frame);
-        const result = parsed && towardsBoard.receive(parsed);
-        void result;
+        if (parsed) towardsBoard.receive(parsed);
         step();
         return toHost.splice(0);
       }),
