@@ -1,4 +1,4 @@
-#!/usr/bin/env node
+#!/usr/bin/env -S node --max-semi-space-size=1
 import { Command, CommanderError } from "commander";
 import { EdgeError, codeOf } from "../core/errors.js";
 import { register as registerCall } from "./call.js";

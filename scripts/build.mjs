@@ -47,6 +47,8 @@ const { metafile } = await build({
   legalComments: "none",
   logLevel: "warning",
   metafile: true,
+  // A copy of Node's own streams, for other and older platforms.
+  alias: { "readable-stream": "node:stream" },
   // Only the demo uses these, and they are development packages.
   external: ["aedes", "@lydell/node-pty"],
   plugins: [nativeAddons],
