@@ -112,8 +112,8 @@ export async function smpUpload(
         group: IMAGE,
         command: 1,
         body,
-        timeoutMs: slow ? ERASE_TIMEOUT_MS : 2000,
-        tries: slow ? 2 : 6,
+        timeoutMs: slow ? 5000 : 2000,
+        tries: 6,
       },
       signal,
     );
