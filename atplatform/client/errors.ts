@@ -34,3 +34,13 @@ export class NotActivated extends EdgeError {
 export class AlreadyActivated extends EdgeError {
   override readonly code = "ALREADY_ACTIVATED";
 }
+
+/** An enrolment will not come about: denied, revoked or expired. Another one has to be requested. */
+export class EnrollmentRefused extends EdgeError {
+  override readonly code = "ENROLLMENT_REFUSED";
+}
+
+/** What an approver was to approve is not what the device has asked for. */
+export class EnrollmentMismatch extends EdgeError {
+  override readonly code = "ENROLLMENT_MISMATCH";
+}

@@ -1,21 +1,22 @@
 import { type Clock, systemClock } from "../../core/clock.js";
 import { codeOf } from "../../core/errors.js";
 import { Secret } from "../../core/secret.js";
-import { encryptText, newAesKey, newIv } from "../crypto/aes-ctr.js";
+import { newAesKey } from "../crypto/aes-ctr.js";
 import type { AtKeys } from "../crypto/at-keys.js";
 import { checkAtKeysPath, readAtKeysFile, writeAtKeysFile } from "../crypto/at-keys-file.js";
 import { KeyFileExists } from "../crypto/errors.js";
-import { newRsaKeyPair, privateKeyText } from "../crypto/rsa.js";
+import { newRsaKeyPair } from "../crypto/rsa.js";
 import { AtServerError } from "../protocol/at-error.js";
 import type { AtSign } from "../protocol/at-sign.js";
 import { deleteVerb } from "../protocol/verbs/delete.js";
-import { enroll, type EnrollParams } from "../protocol/verbs/enroll.js";
+import { enroll } from "../protocol/verbs/enroll.js";
 import { lookup } from "../protocol/verbs/lookup.js";
 import { update } from "../protocol/verbs/update.js";
 import { connectTls } from "../transport/connect.js";
 import { type Connect, Directory, type DirectoryAddress } from "../transport/directory.js";
 import { AtSignUnknown, CertificateRefused, ConnectFailed } from "../transport/errors.js";
 import type { Connection } from "./connection.js";
+import { encryptDefaultKeys } from "./default-keys.js";
 import { Dialer } from "./dialer.js";
 import { AlreadyActivated, AnswerInvalid } from "./errors.js";
 import { logInWithKey, logInWithSecret } from "./login.js";
@@ -163,22 +164,4 @@ async function introduce(
   const line = update.format({ key: "privatekey:at_pkam_publickey", value: keys.pkam.publicText, options: {} });
   await connection.send(line, {}, signal);
   return keys;
-}
-
-/**
- * The two keys that every device of the atSign needs, under the enrolment's symmetric key. With two random IVs: with the
- * zero IV of old clients, the two ciphertexts give the self key away (client.md, 4.5).
- */
-export function encryptDefaultKeys(
-  { encryption, selfKey }: Pick<AtKeys, "encryption" | "selfKey">,
-  symmetricKey: Uint8Array,
-): EnrollParams {
-  const [privateIv, selfIv] = [newIv(), newIv()];
-  const selfKeyText = Buffer.from(selfKey.reveal()).toString("base64");
-  return {
-    encryptedDefaultEncryptionPrivateKey: encryptText(privateKeyText(encryption.privateKey), symmetricKey, privateIv),
-    encPrivateKeyIV: privateIv.toString("base64"),
-    encryptedDefaultSelfEncryptionKey: encryptText(selfKeyText, symmetricKey, selfIv),
-    selfEncKeyIV: selfIv.toString("base64"),
-  };
 }

@@ -87,6 +87,17 @@ export async function checkAtKeysPath(path: string): Promise<void> {
   throw new KeyFileExists(`${path} exists already and is not overwritten`);
 }
 
+/** Writes any text that only the owner may read, in one piece or not at all, over what was there. */
+export async function replaceSecretFile(path: string, text: string): Promise<void> {
+  const temporary = await writeBeside(path, text);
+  try {
+    await rename(temporary, path);
+  } finally {
+    await rm(temporary, { force: true });
+  }
+  await syncDirectory(dirname(path));
+}
+
 async function writeBeside(path: string, text: string): Promise<string> {
   await mkdir(dirname(path), { recursive: true, mode: 0o700 });
   const temporary = `${path}.${randomUUID()}.tmp`;
