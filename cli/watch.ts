@@ -1,3 +1,4 @@
+import { once } from "node:events";
 import type { Command } from "commander";
 import type { SenmlReading } from "../messages/senml.js";
 import type { WatchEvent } from "../remote/watch.js";
@@ -37,13 +38,17 @@ export function register(program: Command): void {
       const name = parseConsumer(options.consumer);
       const keep = options.keep === undefined ? undefined : await openKeep(options.keep, session, name);
       await using store = keep ?? new MemoryStreamStore();
-      const print = options.json ? printJson : printText;
+      const textOf = options.json ? jsonOf : linesOf;
       if (!options.json) say(`${owner}/${address.device}: waiting for readings, Ctrl-C ends`);
       await watch(
         {
           ...{ platform, trust, owner, address, store, log },
           ...(keep && { consumer: { name, outbound, resume: keep.resume } }),
-          onEvent: print,
+          // A pipe that is not read slows the receiving down, instead of filling the memory.
+          async onEvent(event) {
+            const text = textOf(event);
+            if (text !== "" && !process.stdout.write(text)) await once(process.stdout, "drain", { signal });
+          },
         },
         signal,
       );
@@ -56,35 +61,36 @@ async function openKeep(path: string, session: Awaited<ReturnType<typeof openRem
   return openKeepFile(path, { owner, ...address, reader: platform.atSign, consumer });
 }
 
-function printText(event: WatchEvent): void {
+function linesOf(event: WatchEvent): string {
   switch (event.type) {
     case "readings":
-      for (const reading of event.pack.readings) write(readingLine(reading, event.pack.undated !== undefined));
-      return;
+      return event.pack.readings.map((reading) => readingLine(reading, event.pack.undated !== undefined)).join("");
     case "gap": {
       const count = event.lost === null ? "an unknown number of readings is" : `${event.lost} readings are`;
-      return write(`-- gap: ${count} lost at the device (${event.gap.reason})`);
+      return `-- gap: ${count} lost at the device (${event.gap.reason})\n`;
     }
     case "forgone":
-      return write(`-- some messages were receipted elsewhere and are not here: ${rangesText(event.ranges)}`);
+      return `-- some messages were receipted elsewhere and are not here: ${rangesText(event.ranges)}\n`;
     case "new-life":
-      return write(`-- the device began stream ${event.life.stream} anew (life ${event.life.inc})`);
+      return `-- the device began stream ${event.life.stream} anew (life ${event.life.inc})\n`;
     case "refused":
       say(`refused a message in the device's name: ${event.reason} (${event.message})`);
+      return "";
   }
 }
 
 /** One object a reading: what a pipe wants. Other events are objects of their own type. */
-function printJson(event: WatchEvent): void {
-  if (event.type !== "readings") return write(JSON.stringify(event));
-  const { stream, inc, seq, undated } = event.pack;
+function jsonOf(event: WatchEvent): string {
+  if (event.type !== "readings") return `${JSON.stringify(event)}\n`;
+  const { class: readingClass, stream, inc, seq, undated, readings } = event.pack;
   const nowMs = Date.now();
-  for (const { name, unit, value, timeMs } of event.pack.readings) {
+  const lines = readings.map(({ name, unit, value, timeMs }) => {
     const time = new Date(timeMs).toISOString();
-    const position = { class: event.pack.class, stream, inc, seq };
     const reading = { type: "reading", name, value, ...(unit !== undefined && { unit }), time, timeMs };
-    write(JSON.stringify({ ...reading, ageMs: nowMs - timeMs, ...position, ...(undated && { undated }) }));
-  }
+    const position = { class: readingClass, stream, inc, seq, ...(undated && { undated }) };
+    return `${JSON.stringify({ ...reading, ageMs: nowMs - timeMs, ...position })}\n`;
+  });
+  return lines.join("");
 }
 
 function readingLine({ name, unit, value, timeMs }: SenmlReading, isUndated: boolean): string {
@@ -93,7 +99,7 @@ function readingLine({ name, unit, value, timeMs }: SenmlReading, isUndated: boo
   const shown = typeof value === "string" ? JSON.stringify(value) : String(value);
   const quantity = unit === undefined ? shown : `${shown} ${unit}`;
   const when = new Date(timeMs).toISOString().slice(11, 23);
-  return `${time}${when}  ${name.padEnd(28)} ${quantity.padEnd(16)} ${ageText(Date.now() - timeMs)} old`;
+  return `${time}${when}  ${name.padEnd(28)} ${quantity.padEnd(16)} ${ageText(Date.now() - timeMs)} old\n`;
 }
 
 /** The clocks of two machines differ, so a small negative age is as good as none. */
@@ -106,5 +112,4 @@ function ageText(ms: number): string {
 const rangesText = (ranges: readonly (readonly [number, number])[]): string =>
   ranges.map(([from, to]) => (from === to ? String(from) : `${from} to ${to}`)).join(", ");
 
-const write = (line: string): void => void process.stdout.write(`${line}\n`);
 const say = (line: string): void => void process.stderr.write(`${line}\n`);

@@ -6,6 +6,8 @@ import t from "tap";
 import { fromBase64, utf8 } from "../../core/bytes.js";
 import { EdgeError } from "../../core/errors.js";
 import type { JsonObject } from "../../messages/json-field.js";
+import { formatReceipt, parseReceipt } from "../../messages/receipt.js";
+import { formatTelemetry, parseTelemetry } from "../../messages/telemetry.js";
 import { openSealed, seal, SealInvalid } from "../../messages/seal.js";
 
 interface SealVectors {
@@ -41,6 +43,14 @@ t.test("a seal", async (t) => {
       t.strictSame(openSealed(sealed, `cached:${atKey.replace("cached:", "")}`, aesKey), JSON.parse(body));
     });
   }
+
+  t.test("holds messages that read and format to the same bytes", async (t) => {
+    const bodies = vectors.cases.filter(({ name }) => /telemetry|gap/u.test(name)).map(({ body }) => body);
+    t.equal(bodies.length, 5);
+    for (const body of bodies) t.equal(JSON.stringify(formatTelemetry(parseTelemetry(JSON.parse(body)))), body);
+    const receipt = vectors.cases.find(({ name }) => name.startsWith("a receipt"))?.body ?? "";
+    t.equal(JSON.stringify(formatReceipt(parseReceipt(JSON.parse(receipt)))), receipt);
+  });
 
   t.test("opens to what was sealed", async () => {
     fc.assert(

@@ -42,14 +42,20 @@ async function outcome(
   return { code: await code, out, err };
 }
 
-async function firstLine(child: Child, lines: number): Promise<string> {
+/** What a command has printed, as soon as that is enough. */
+async function printed(child: Child, isEnough: (seen: string) => boolean): Promise<string> {
   let seen = "";
   for await (const chunk of child.stdout.iterator({ destroyOnReturn: false })) {
     seen += String(chunk);
-    if (seen.split("\n").length > lines) return seen;
+    if (isEnough(seen)) return seen;
   }
   throw new Error(`it ended after: ${seen}`);
 }
+
+const lines =
+  (count: number) =>
+  (seen: string): boolean =>
+    seen.split("\n").length > count;
 
 t.test("the commands, against an atDirectory and two atServers", async (t) => {
   const dir = await mkdtemp(join(tmpdir(), "atedge-remote-platform-"));
@@ -109,7 +115,7 @@ t.test("the commands, against an atDirectory and two atServers", async (t) => {
     // Until it listens, live notifications pass it by.
     let seq = 0;
     const sending = setInterval(() => void send((seq += 1)), 500);
-    const line = await firstLine(child, 1).finally(() => clearInterval(sending));
+    const line = await printed(child, lines(1)).finally(() => clearInterval(sending));
     const reading = JSON.parse(line.split("\n")[0] ?? "") as { readonly ageMs: number };
     t.match(reading, { type: "reading", name: "temperature", unit: "Cel", class: "measurement", ...life });
     t.ok(reading.ageMs >= 0 && reading.ageMs < 10_000, `${reading.ageMs} ms old`);
@@ -132,7 +138,7 @@ t.test("the commands, against an atDirectory and two atServers", async (t) => {
       "test",
     ]);
     const ended = new Promise<number | null>((resolve) => child.once("close", resolve));
-    await firstLine(child, 1);
+    await printed(child, lines(1));
     const regex = receiptKey(address).replaceAll(".", "\\.");
     for await (const incoming of device.notifications({ regex, since: 0 }, forever)) {
       const receipt = parseReceipt(await openIncoming(incoming, { trust, clock: systemClock }, forever));
@@ -149,6 +155,47 @@ t.test("the commands, against an atDirectory and two atServers", async (t) => {
       unit: "Cel",
     });
     db.close();
+  });
+
+  t.test("watch --keep has every reading once, however often it is killed", async (t) => {
+    const file = join(dir, "killed.db");
+    const keep = ["watch", "@greenhouse/north", ...common, "--keep", file, "--consumer", "test", "--json"];
+    const rest = { ...life, inc: 2 };
+    const sendAgain = async (seq: number): Promise<void> => {
+      const readings = [{ name: "count", value: seq, timeMs: Date.now() }];
+      const body = formatTelemetry({ type: "pack", ...rest, class: "event", seq, readings });
+      await outbound.send({ name: telemetryKey(address), body, ttlnMs: 60_000 }, forever);
+    };
+    const perRound = 20;
+    let seq = 0;
+    for (const linesBeforeKill of [1, 7, 15]) {
+      const child = run(keep);
+      const gone = new Promise((resolve) => child.once("close", resolve));
+      for (let sent = 0; sent < perRound; sent += 1) await sendAgain((seq += 1));
+      await printed(child, lines(linesBeforeKill));
+      child.kill("SIGKILL");
+      await gone;
+    }
+    const child = run(keep);
+    const ended = new Promise<number | null>((resolve) => child.once("close", resolve));
+    const count = seq + 1;
+    await sendAgain(count);
+    await printed(child, (seen) => seen.includes(`"seq":${count}`));
+    child.kill("SIGTERM");
+    t.equal(await ended, 0);
+    const regex = receiptKey(address).replaceAll(".", "\\.");
+    for await (const incoming of device.notifications({ regex, since: 0 }, forever)) {
+      const receipt = parseReceipt(await openIncoming(incoming, { trust, clock: systemClock }, forever));
+      // The farewell; without it this would never end.
+      if (receipt.inc === 2 && receipt.have === count && receipt.missing.length === 0) break;
+    }
+    const db = new Database(file, { readonly: true });
+    const values = db.prepare("SELECT value FROM readings WHERE name = 'count' ORDER BY value").pluck().all();
+    db.close();
+    t.strictSame(
+      values,
+      Array.from({ length: count }, (_, index) => index + 1),
+    );
   });
 
   t.test("watch stops when the owner's key is not the pinned one", async (t) => {
