@@ -28,7 +28,7 @@ const NAMES: Readonly<Record<number, string>> = { 20: "debug", 30: "info ", 40: 
  * lines on a terminal. `bigint`s, bytes and errors are made fit to print, and secrets are left out by the name of their
  * field.
  */
-export function openLog({ level = "info", form = formOfStderr(), write = writeStderr }: LogOptions = {}): Log {
+export function openLog({ level = "info", form = formOfStderr(), write = stderrWriter() }: LogOptions = {}): Log {
   const stream = { write: (line: string) => write(render(line, form)) };
   // An error is made printable here, before pino sees it.
   const serializers = { err: (value: unknown) => value };
@@ -51,9 +51,13 @@ function wrap(logger: Logger): Log {
   };
 }
 
-function writeStderr(line: string): void {
-  process.stderr.write(line);
+function stderrWriter(): (line: string) => void {
+  // Whoever read the log has gone, e.g. a journal that is restarted: no reason to end.
+  process.stderr.on("error", ignore);
+  return (line) => void process.stderr.write(line);
 }
+
+const ignore = (): void => {};
 
 /** systemd.exec(5): `JOURNAL_STREAM` holds device and inode of the stream that the journal reads. */
 function formOfStderr(): LogForm {

@@ -22,6 +22,7 @@ import {
   type Outcome,
 } from "./ledger.js";
 import type { Caller, Policy } from "./policy.js";
+import { RateLimit } from "./rate-limit.js";
 import type { Asked, RequestNotification, RequestReader } from "./request-reader.js";
 
 export interface CommandDeskOptions {
@@ -40,6 +41,8 @@ export interface CommandDeskOptions {
 
 /** Requests of one caller that are being read or wait to be. */
 export const MAX_REQUESTS_A_CALLER = 16;
+/** Requests of one caller that are read at all. An atServer can repeat one as often as it likes; each costs an answer. */
+export const MAX_RATE = { max: 100, perMs: 10_000 };
 /** Commands that wait for one target. */
 const MAX_WAITING_A_TARGET = 16;
 /** Longest result, as JSON text; an answer must fit into a message. */
@@ -71,10 +74,12 @@ export class CommandDesk {
   readonly #targets = new Map<string, OneAtATime>();
   readonly #underWay = new Map<string, { readonly digest: string; readonly outcome: Promise<Outcome> }>();
   readonly #limiter: LogLimiter;
+  readonly #rate: RateLimit;
   readonly counters = new Counters();
 
   constructor(options: CommandDeskOptions) {
     this.#options = options;
+    this.#rate = new RateLimit({ clock: options.clock, ...MAX_RATE });
     this.#limiter = new LogLimiter({ clock: options.clock, everyMs: LOG_EVERY_MS, maxSubjects: 256 });
   }
 
@@ -94,6 +99,11 @@ export class CommandDesk {
     if (!caller) {
       this.counters.add("unnamed");
       this.#audit("unnamed", { from: n.from }, "request of an atSign that no [[allow]] names: no answer");
+      return;
+    }
+    if (!this.#rate.take(caller.atSign)) {
+      this.counters.add("flood");
+      this.#audit(`flood ${n.from}`, { from: n.from }, "more requests of one caller than are read: no answer");
       return;
     }
     group.start((signal) => this.#handle(n, caller, reqId, signal));

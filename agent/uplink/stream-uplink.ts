@@ -151,7 +151,7 @@ export class StreamUplink {
     this.#sentSeq = 0;
     this.#blamed.clear();
     // What was accepted before has waited long enough.
-    this.#waitingSinceMs = -Infinity;
+    this.#waitingSinceMs = this.#store.streams.waiting(info.id, 1) > 0 ? -Infinity : undefined;
   }
 
   /** How many messages to form now. */

@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import t from "tap";
-import { MAX_REQUESTS_A_CALLER } from "../../../agent/control/command-desk.js";
+import { MAX_RATE, MAX_REQUESTS_A_CALLER } from "../../../agent/control/command-desk.js";
 import { CommandRefused, CommandUncertain } from "../../../core/command-errors.js";
 import { TimedOut } from "../../../core/errors.js";
 import { signText } from "../../../messages/envelope.js";
@@ -261,6 +261,18 @@ t.test("names are exact: one that only begins or ends like a named one is a stra
   }
   t.equal(device.desk.counters.get("unnamed"), 3);
   t.same(device.store.answers, []);
+});
+
+t.test("a flood of requests in the name of a caller costs a bounded number of answers", async (t) => {
+  const device = new Device(ALLOWED);
+  const request = device.request();
+  for (let n = 0; n < 3 * MAX_RATE.max; n++) await device.receive(request);
+  t.equal(device.taken().length, MAX_RATE.max);
+  t.equal(device.drivers.calls.length, 1);
+  t.equal(device.desk.counters.get("flood"), 2 * MAX_RATE.max);
+  await device.clock.advance(MAX_RATE.perMs);
+  await device.receive(request);
+  t.equal(device.taken().length, 1);
 });
 
 t.test("what is no request to this device is passed over", async (t) => {

@@ -1,5 +1,5 @@
 import Database from "better-sqlite3";
-import { chmodSync, copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, copyFileSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { createServer, type Server } from "node:net";
 import { join } from "node:path";
 import t from "tap";
@@ -152,6 +152,58 @@ t.test("the agent as a process", async (t) => {
     await agent.until(({ err }) => err.includes("monitor connection is live") || undefined, "a connection");
     const { err, out } = await agent.stop();
     for (const secret of secrets) if (typeof secret === "string" && secret.length > 20) t.notMatch(err + out, secret);
+  });
+});
+
+t.test("the command line", async (t) => {
+  const scope = new Scope();
+  t.teardown(() => scope[Symbol.asyncDispose]());
+  const cli = scope.use(await bundleCli());
+  const folder = t.testdir({ platform: {} });
+  const platform = scope.use(await TestPlatform.open(join(folder, "platform")));
+  const { cramSecret } = await platform.platform.add("@alice");
+  const file = (name: string): string => join(folder, name);
+  writeFileSync(file("secret"), `${cramSecret}\n`);
+  writeFileSync(file("wrong"), "0".repeat(cramSecret.length));
+  writeFileSync(file("empty"), "\n");
+  const run = (...args: string[]) => scope.use(new AtedgeProcess(cli.path, args)).ended;
+  const site = ["--directory", `localhost:${platform.directory.port}`, "--ca", platform.platform.caFile];
+  const onboard = (...args: string[]) => run("onboard", "@alice", ...args, ...site);
+
+  t.test("tells usage faults with exit code 2, and help with 0", async (t) => {
+    t.match(await run("frobnicate"), { code: 2, err: /unknown command/ });
+    t.match(await run("onboard", "@alice"), { code: 2, err: /--cram-file/ });
+    t.match(await run("run", "--nothing"), { code: 2 });
+    t.match(await run("--help"), { code: 0, out: /run .*watch .*call .*onboard/s });
+    t.match(await run("--version"), { code: 0 });
+  });
+
+  t.test("onboards an atSign once, and says so the second time", async (t) => {
+    const keys = ["--keys", file("alice.atKeys")];
+    t.match(await onboard("--cram-file", file("empty"), ...keys), { code: 1, err: /empty is empty/ });
+    t.match(await onboard("--cram-file", file("wrong"), ...keys), { code: 1, err: /does not take this secret/ });
+    const first = await onboard("--cram-file", file("secret"), ...keys);
+    t.match(first, { code: 0, out: /@alice is activated.*fingerprint.*sha256:[0-9a-f]{64}/s, err: /making keys/ });
+    t.equal(statSync(file("alice.atKeys")).mode & 0o777, 0o600);
+    for (const text of [first.out, first.err]) t.notMatch(text, cramSecret);
+    const again = await onboard("--cram-file", file("secret"), ...keys, "--json");
+    t.match(JSON.parse(again.out), { atsign: "@alice", alreadyActivated: true });
+    t.match(await onboard("--cram-file", file("secret"), "--keys", file("other.atKeys")), {
+      code: 1,
+      err: /somebody has activated @alice with other keys/,
+    });
+  });
+
+  t.test("explains a platform whose certificate nobody has vouched for", async (t) => {
+    const args = ["--cram-file", file("secret"), "--keys", file("x.atKeys"), ...site.slice(0, 2)];
+    t.match(await run("onboard", "@alice", ...args), { code: 1, err: /name it with --ca FILE/ });
+  });
+
+  t.test("prints an example that its own check takes", async (t) => {
+    const { out, code } = await run("config", "example");
+    t.equal(code, 0);
+    writeFileSync(file("example.toml"), out);
+    t.match(await run("config", "check", "--config", file("example.toml")), { code: 0, out: /is good\n$/ });
   });
 });
 
