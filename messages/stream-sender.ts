@@ -63,8 +63,8 @@ export class StreamSender {
   }
 
   /**
-   * A message that was formed and stored, in ascending order; it is due at once. At start all that have no receipt are
-   * added, whether they were sent before or not: the reader takes repeats calmly.
+   * A message that was formed and stored; it is due at once. At start all that have no receipt are added, whether they
+   * were sent before or not: the reader takes repeats calmly.
    *
    * @param fromSeq of a gap: where it begins.
    */
@@ -111,7 +111,7 @@ export class StreamSender {
       else done.push(entry.seq);
     }
     for (const seq of done) this.#entries.delete(seq);
-    return { kind: "taken", done };
+    return { kind: "taken", done: done.sort((a, b) => a - b) };
   }
 
   /** For a reader that gives no receipts: its atServer has this message, which is all one can know. */
@@ -125,14 +125,26 @@ export class StreamSender {
     entry.waitMs = this.#resendFirstMs;
   }
 
-  /** At most 64 numbers from the first without a receipt; that first one always, as a gap may be longer than a window. */
+  /** At most 64 numbers from the first without a receipt; what stands for that first one always. */
   #inWindow(): Entry[] {
+    const first = this.#first();
     const end = this.#windowEnd();
-    return [...this.#entries.values()].filter(({ seq }, index) => index === 0 || seq < end);
+    return [...this.#entries.values()]
+      .filter((entry) => entry === first || entry.seq < end)
+      .sort((a, b) => a.seq - b.seq);
   }
 
   #windowEnd(): number {
-    const [first] = this.#entries.values();
-    return (first?.fromSeq ?? this.#lastSeq + 1) + WINDOW_MESSAGES;
+    return (this.#first()?.fromSeq ?? this.#lastSeq + 1) + WINDOW_MESSAGES;
+  }
+
+  /**
+   * What stands for the lowest number without a receipt: a gap has a number of its own, but must come before the reader
+   * forgets which of the numbers that it gives up it had.
+   */
+  #first(): Entry | undefined {
+    let first: Entry | undefined;
+    for (const entry of this.#entries.values()) if (!first || entry.fromSeq < first.fromSeq) first = entry;
+    return first;
   }
 }

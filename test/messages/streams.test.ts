@@ -248,6 +248,14 @@ t.test("a sender", async (t) => {
     t.strictSame(sender(3).receipt({ ...receipt(3), stream: "f".repeat(32) }, 0), { kind: "other-life" });
   });
 
+  t.test("keeps window and order whatever order the messages are added in", async (t) => {
+    const made = new StreamSender({ life, lastSeq: 70 });
+    for (const seq of [66, 65, 64, 1, 2]) made.add(seq);
+    t.strictSame(sendDue(made, 0), [1, 2, 64]);
+    t.strictSame(made.receipt(receipt(64), 1), { kind: "taken", done: [1, 2, 64] });
+    t.strictSame(sendDue(made, 2), [65, 66]);
+  });
+
   t.test("sends a gap that is longer than a window, and waits for its receipt before it goes on", async (t) => {
     const made = sender(64);
     made.drop(1, 64);
