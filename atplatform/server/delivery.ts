@@ -59,7 +59,7 @@ export class Delivery {
   }
 
   #ended(to: AtSign): void {
-    const missed = this.#workers.get(to)?.woken;
+    const missed = this.#workers.get(to)?.isWoken();
     this.#workers.delete(to);
     if (missed) this.wake(to); // it came between the last look and the end
   }
@@ -84,7 +84,7 @@ class Worker {
   /** The last one that this worker has gone past, delivered or put aside. */
   #passedSeq = 0;
   #interrupt: (() => void) | undefined;
-  woken = false;
+  #woken = false;
   done: Promise<void> = Promise.resolve();
 
   constructor(to: AtSign, options: DeliveryOptions, signal: AbortSignal) {
@@ -94,13 +94,18 @@ class Worker {
   }
 
   wake(): void {
-    this.woken = true;
+    this.#woken = true;
     this.#interrupt?.();
+  }
+
+  /** Something came since the last look. */
+  isWoken(): boolean {
+    return this.#woken;
   }
 
   run(): Promise<void> {
     this.done = this.#run().catch((error: unknown) => {
-      this.woken = false;
+      this.#woken = false;
       if (!this.#signal.aborted) this.#options.log.error({ to: this.#to, err: error }, "delivery stopped");
     });
     return this.done;
@@ -112,7 +117,7 @@ class Worker {
     const retries = backoff({ firstMs, maxMs });
     let putAside = false;
     for (;;) {
-      this.woken = false;
+      this.#woken = false;
       const outcome = await this.#pass();
       if (outcome === "no-answer") {
         await clock.sleep(waits.next().value, this.#signal);
@@ -120,7 +125,7 @@ class Worker {
       }
       waits = backoff({ firstMs, maxMs });
       putAside ||= outcome === "some-rejected";
-      if (this.woken) continue;
+      if (this.isWoken()) continue;
       if (!putAside) return;
       if (await this.#interrupted(retries.next().value)) continue;
       this.#passedSeq = 0;

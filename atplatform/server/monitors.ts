@@ -38,6 +38,10 @@ class Monitor {
     this.#replayUntil = replayUntil;
   }
 
+  isOver(): boolean {
+    return this.ended;
+  }
+
   wake(): void {
     this.#woken = true;
     if (!this.#pumping) void this.#pump();
@@ -67,13 +71,13 @@ class Monitor {
   }
 
   async #sendNew(): Promise<void> {
-    while (!this.ended) {
+    while (!this.isOver()) {
       const page = this.#hub.receivedAfter(this.#cursor, PAGE);
       for (const notification of page) {
         this.#cursor = notification.seq;
         const form = notification.seq <= this.#replayUntil ? "replay" : "live";
         if (this.#shows(notification)) await this.options.send(`${formatNotification(toWire(notification), form)}\n`);
-        if (this.ended) return;
+        if (this.isOver()) return;
       }
       if (page.length < PAGE) return;
     }

@@ -4,7 +4,7 @@ import type { Clock } from "../../core/clock.js";
 import type { GroupCommit } from "../../core/group-commit.js";
 import type { AtSign } from "../protocol/at-sign.js";
 import type { KeyStore } from "./store/key-store.js";
-import { mergeMetadata } from "./store/metadata.js";
+import { mergeMetadata, omit } from "./store/metadata.js";
 import type { SettingStore } from "./store/setting-store.js";
 
 /**
@@ -31,7 +31,7 @@ export async function signingKey(
   await commits.write(() => {
     settings.set("signing_private_key", privateKey.export({ type: "pkcs8", format: "pem" }).toString());
     const value = publicKey.export({ type: "spki", format: "der" }).toString("base64");
-    const { isBinary: _, isEncrypted: __, ...metadata } = mergeMetadata(undefined, {}, self, clock.now());
+    const metadata = omit(mergeMetadata(undefined, {}, self, clock.now()), "isBinary", "isEncrypted");
     keys.put({ name: `public:signing_publickey${self}`, value, metadata }, "+", clock.now());
   });
   return privateKey;

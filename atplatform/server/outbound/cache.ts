@@ -6,7 +6,7 @@ import type { MetadataOptions } from "../../protocol/metadata-options.js";
 import type { AtRecord } from "../../protocol/record.js";
 import type { MonitorHub } from "../monitors.js";
 import { isActive, type KeyRecord, type KeyStore } from "../store/key-store.js";
-import { mergeMetadata } from "../store/metadata.js";
+import { mergeMetadata, omit } from "../store/metadata.js";
 
 export interface CacheOptions {
   readonly self: AtSign;
@@ -38,7 +38,7 @@ export class Cache {
   async keep(name: string, record: AtRecord, owner: AtSign): Promise<void> {
     const { ttrSeconds } = record.metadata;
     if (ttrSeconds === undefined || ttrSeconds === 0 || owner === this.#options.self) return;
-    const { ttbMs: _, ...options } = record.metadata; // it was born when its owner gave it
+    const options = omit(record.metadata, "ttbMs"); // it was born when its owner gave it
     await this.put(name, record.value, options, owner, "*");
   }
 
@@ -83,7 +83,7 @@ export class Cache {
         this.#putAsideSharedKey(peer, now);
         keys.delete(name, now);
       }
-      const { ttbMs: _, ttlMs: __, ...options } = record.metadata;
+      const options = omit(record.metadata, "ttbMs", "ttlMs");
       const metadata = mergeMetadata(undefined, { ...options, ttrSeconds: -1 }, peer, now);
       keys.put({ name, value: record.value, metadata }, "*", now);
     });

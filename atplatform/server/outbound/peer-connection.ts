@@ -1,7 +1,7 @@
 import { isIP } from "node:net";
 import { connect, type ConnectionOptions, type SecureContext } from "node:tls";
 import { codeOf } from "../../../core/errors.js";
-import { AtServerError, parseAtError } from "../../protocol/at-error.js";
+import { parseAtError, type AtServerError } from "../../protocol/at-error.js";
 import type { AtSign } from "../../protocol/at-sign.js";
 import { MAX_RESPONSE_BYTES, ResponseFramer, type Frame } from "../../protocol/response-framer.js";
 import { formatHostPort, type HostPort } from "../../transport/host-port.js";

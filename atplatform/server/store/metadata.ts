@@ -95,3 +95,10 @@ export function optionsOf(metadata: StoredMetadata): MetadataOptions {
     ...mergeOpaque(metadata, {}),
   };
 }
+
+/** The value without some of its members. */
+export const omit = <T extends object, Name extends keyof T>(value: T, ...names: readonly Name[]): Omit<T, Name> =>
+  Object.fromEntries(Object.entries(value).filter(([name]) => !(names as readonly string[]).includes(name))) as Omit<
+    T,
+    Name
+  >;
