@@ -23,7 +23,7 @@ export interface DriverRig extends AsyncDisposable {
 
 export interface RecordingDeps extends DriverDeps, AsyncDisposable {
   readonly readings: Reading[];
-  /** Resolves when this many readings are published, or rejects after five seconds. */
+  /** Resolves when this many readings are published, or rejects after half a minute. */
   until(count: number): Promise<void>;
 }
 
@@ -55,7 +55,7 @@ export async function eventually(
   condition: () => boolean,
   what: string,
   waiters = new Set<() => void>(),
-  withinMs = 5000,
+  withinMs = 30_000,
 ): Promise<void> {
   await new Promise<void>((resolve, reject) => {
     const done = (): void => {

@@ -69,19 +69,19 @@ for (const version of ["3.1.1", "5"]) {
       const keys = { url: broker.url, version, clientId: "atedge-session" };
       {
         await using s = await supervised(keys);
-        await eventually(() => s.state() === "running", "the first connection", undefined, 20_000);
+        await eventually(() => s.state() === "running", "the first connection");
         await publish(20);
-        await eventually(() => s.values.size === 20, "20 messages", undefined, 20_000);
+        await eventually(() => s.values.size === 20, "20 messages");
         await broker.kill();
-        await eventually(() => s.state() !== "running", "the loss", undefined, 20_000);
+        await eventually(() => s.state() !== "running", "the loss");
         await broker.start();
-        await eventually(() => s.state() === "running", "the broker's return", undefined, 20_000);
+        await eventually(() => s.state() === "running", "the broker's return");
         await publish(20);
-        await eventually(() => s.values.size === 40, "40 messages", undefined, 20_000);
+        await eventually(() => s.values.size === 40, "40 messages");
       }
       await publish(20);
       await using s = await supervised(keys);
-      await eventually(() => s.values.size === 20, "what came while we were away", undefined, 20_000);
+      await eventually(() => s.values.size === 20, "what came while we were away");
       t.strictSame(
         [...s.values],
         Array.from({ length: 20 }, (_, index) => 40 + index),
@@ -200,7 +200,7 @@ void t.test("wrong credentials give one clear line and a named failure, right on
     await writeFile(passwordFile, "wrong secret\n");
     {
       await using s = await supervised({ url: broker.url, version, username: "bench", passwordFile }, { log });
-      await eventually(() => (s.supervisor.health()[0]?.counters["failed"] ?? 0) >= 5, "five tries", undefined, 20_000);
+      await eventually(() => (s.supervisor.health()[0]?.counters["failed"] ?? 0) >= 5, "five tries");
       t.match(s.supervisor.health(), [{ lastErrorCode: "BROKER_REFUSED" }]);
     }
     t.equal(lines.length, 1, "one line for five tries");
@@ -208,7 +208,7 @@ void t.test("wrong credentials give one clear line and a named failure, right on
     t.notMatch(lines[0], /wrong secret/u);
     await writeFile(passwordFile, `${login.password}\n`);
     await using s = await supervised({ url: broker.url, version, username: "bench", passwordFile });
-    await eventually(() => s.state() === "running", "the login", undefined, 20_000);
+    await eventually(() => s.state() === "running", "the login");
   }
 });
 
