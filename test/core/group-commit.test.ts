@@ -7,6 +7,7 @@ import type { Test } from "tap";
 import t from "tap";
 import type { DiskSync } from "../../core/group-commit.js";
 import { openGroupCommit } from "../../core/group-commit.js";
+import { tempFolder } from "../fixtures/temp-folder.js";
 
 const realDisk: DiskSync = { fdatasync: promisify(fdatasync), fsync: promisify(fsync) };
 
@@ -52,7 +53,7 @@ interface Options {
 }
 
 async function open(t: Test, options: Options = {}) {
-  const path = join(t.testdir(), "x.db");
+  const path = join(tempFolder(t), "x.db");
   const db = new Database(path);
   const disk = new HeldDisk();
   const commit = await openGroupCommit({ db, path, disk, ...options });

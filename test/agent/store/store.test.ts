@@ -10,6 +10,7 @@ import type { TimeBase } from "../../../agent/store/time-base.js";
 import type { Reading, ReadingClass } from "../../../core/driver.js";
 import { silentLog } from "../../../core/log.js";
 import { ManualClock } from "../../fixtures/manual-clock.js";
+import { tempFolder } from "../../fixtures/temp-folder.js";
 
 const MACHINE = "ab".repeat(32);
 const LIMITS = { maxReadings: 100, maxBytes: 50_000 };
@@ -60,7 +61,7 @@ function contentOf(store: Store, id: number, seq: number): unknown {
 
 t.test("the outbox", async (t) => {
   t.test("gives the readings of a class in order, in packs that keep their number and content", async (t) => {
-    const folder = t.testdir();
+    const folder = tempFolder(t);
     const store = await open(t, folder);
     await store.publish(numbers(1, 5));
     await store.publish([reading(99, "alarm"), ...numbers(6, 7)]);
@@ -87,7 +88,7 @@ t.test("the outbox", async (t) => {
   });
 
   t.test("keeps a reading until every reader has it, and never uses its row number again", async (t) => {
-    const store = await open(t, t.testdir(), { readers: ["@grower", "@boss"] });
+    const store = await open(t, tempFolder(t), { readers: ["@grower", "@boss"] });
     await store.publish(numbers(1, 3));
     const grower = streamOf(store, "@grower").id;
     const boss = streamOf(store, "@boss").id;
@@ -104,7 +105,7 @@ t.test("the outbox", async (t) => {
   });
 
   t.test("makes packs no larger than asked, but of one reading at least", async (t) => {
-    const store = await open(t, t.testdir());
+    const store = await open(t, tempFolder(t));
     await store.publish([1, 2, 3].map(() => ({ name: "text", value: "x".repeat(1000) })));
     const { id } = streamOf(store);
     await store.streams.form(id, { maxReadings: 10, maxBytes: 2200 });
@@ -114,7 +115,7 @@ t.test("the outbox", async (t) => {
   });
 
   t.test("refuses what no message can carry, all of a call or none", async (t) => {
-    const store = await open(t, t.testdir());
+    const store = await open(t, tempFolder(t));
     await t.rejects(store.publish([reading(1), { name: "bad name", value: 1 }]), {
       code: "SYNTAX_INVALID",
       message: /readings\[1\]\.name/u,
@@ -125,7 +126,7 @@ t.test("the outbox", async (t) => {
   });
 
   t.test("sets a message aside that cannot be sent, and declares the gap", async (t) => {
-    const store = await open(t, t.testdir());
+    const store = await open(t, tempFolder(t));
     await store.publish(numbers(1, 2));
     const { id } = streamOf(store);
     await store.streams.form(id, LIMITS);
@@ -140,7 +141,7 @@ t.test("the outbox", async (t) => {
   t.test("dates readings of before the clock was right when it is, by their age", async (t) => {
     const time = new ManualTime();
     Object.assign(time, { known: false, ms: 1000, mono: 50_000 });
-    const store = await open(t, t.testdir(), { time });
+    const store = await open(t, tempFolder(t), { time });
     await store.publish([{ name: "n", value: 1, timeMs: 400 }]);
     const { id } = streamOf(store);
     t.equal(await store.streams.form(id, LIMITS), undefined, "it waits for its date");
@@ -157,7 +158,7 @@ t.test("the outbox", async (t) => {
   });
 
   t.test("brackets readings of a boot that ended before its time was known", async (t) => {
-    const folder = t.testdir();
+    const folder = tempFolder(t);
     const time = new ManualTime();
     const first = await open(t, folder, { time });
     await first.maintain();
@@ -182,7 +183,7 @@ t.test("the outbox", async (t) => {
   });
 
   t.test("keeps nothing when there is nobody to send it to", async (t) => {
-    const store = await open(t, t.testdir(), { readers: [] });
+    const store = await open(t, tempFolder(t), { readers: [] });
     let heard = 0;
     store.readings.listen((readings) => (heard += readings.length));
     await store.publish(numbers(1, 10));
@@ -219,7 +220,7 @@ t.test("a full outbox", async (t) => {
   const space = { maxBytes: 1 << 20, minFreeBytes: 0 };
 
   t.test("gives up measurements before alarms, oldest first, and declares each of them", async (t) => {
-    const folder = t.testdir();
+    const folder = tempFolder(t);
     const store = await open(t, folder, { space, walLimitBytes: 200_000 });
     await store.publish(Array.from({ length: 500 }, (_, n) => reading(n, "alarm")));
     const measurement = streamOf(store).id;
@@ -249,7 +250,7 @@ t.test("a full outbox", async (t) => {
   });
 
   t.test("never lets a measurement drive out an alarm", async (t) => {
-    const store = await open(t, t.testdir(), { space });
+    const store = await open(t, tempFolder(t), { space });
     for (let n = 0; store.health.evicted === 0; n += 100)
       await store.publish(Array.from({ length: 100 }, (_, index) => reading(n + index, "alarm")));
     const alarm = streamOf(store, "@grower", "alarm").id;
@@ -263,7 +264,7 @@ t.test("a full outbox", async (t) => {
   });
 
   t.test("does not grow while the disk is below its floor", async (t) => {
-    const folder = t.testdir();
+    const folder = tempFolder(t);
     let free = 1 << 30;
     const store = await open(t, folder, { space: { maxBytes: 1 << 30, minFreeBytes: 1 << 20, freeBytes: () => free } });
     await store.publish(numbers(1, 10_000));
@@ -282,7 +283,7 @@ t.test("a full outbox", async (t) => {
 
 t.test("the identity of an outbox", async (t) => {
   t.test("survives restarts", async (t) => {
-    const folder = t.testdir();
+    const folder = tempFolder(t);
     const first = await open(t, folder);
     t.equal(first.identityVerdict, "new");
     await first.close();
@@ -292,7 +293,7 @@ t.test("the identity of an outbox", async (t) => {
   });
 
   t.test("begins a new life when the outbox was lost, and says that nobody knows what was in it", async (t) => {
-    const folder = t.testdir();
+    const folder = tempFolder(t);
     const first = await open(t, folder);
     const { life } = streamOf(first);
     await first.close();
@@ -307,7 +308,7 @@ t.test("the identity of an outbox", async (t) => {
   });
 
   t.test("begins a new life when the database is an older one, and sends again what that has", async (t) => {
-    const folder = t.testdir();
+    const folder = tempFolder(t);
     const first = await open(t, folder);
     await first.publish(numbers(1, 3));
     await first.streams.form(streamOf(first).id, LIMITS);
@@ -325,7 +326,7 @@ t.test("the identity of an outbox", async (t) => {
   });
 
   t.test("changes nothing on a copied card until it is enrolled anew, and then takes another stream", async (t) => {
-    const folder = t.testdir();
+    const folder = tempFolder(t);
     const first = await open(t, folder);
     await first.publish(numbers(1, 2));
     const { life } = streamOf(first);
@@ -347,7 +348,7 @@ t.test("the identity of an outbox", async (t) => {
   });
 
   t.test("begins a new life when a reader knows more than we do, on the disk before it is used", async (t) => {
-    const folder = t.testdir();
+    const folder = tempFolder(t);
     const store = await open(t, folder);
     await store.publish(numbers(1, 4));
     const { id, life } = streamOf(store);
@@ -363,7 +364,7 @@ t.test("the identity of an outbox", async (t) => {
   });
 
   t.test("gives a reader who comes later what is accepted from then on", async (t) => {
-    const folder = t.testdir();
+    const folder = tempFolder(t);
     const first = await open(t, folder);
     await first.publish(numbers(1, 3));
     await first.close();
@@ -382,7 +383,7 @@ t.test("the identity of an outbox", async (t) => {
 
 t.test("the ledger", async (t) => {
   t.test("takes a command once, over restarts, and keeps its answer", async (t) => {
-    const folder = t.testdir();
+    const folder = tempFolder(t);
     const command = { caller: "@boss", id: "c1", detail: { target: "vent" }, acceptedMs: 5, expiresMs: START_MS };
     const first = await open(t, folder);
     t.ok(Number(first.ledger.birthMs) > 0);
@@ -417,7 +418,7 @@ t.test("the ledger", async (t) => {
   });
 
   t.test("keeps answers until they are delivered", async (t) => {
-    const folder = t.testdir();
+    const folder = tempFolder(t);
     const first = await open(t, folder);
     await first.answers.put({ to: "@boss", name: "nack.2.x", body: {}, sealed: false, expiresMs: 7 });
     const [answer] = first.answers.pending();
@@ -431,7 +432,7 @@ t.test("the ledger", async (t) => {
 });
 
 t.test("what else must not be forgotten outlives a restart", async (t) => {
-  const folder = t.testdir();
+  const folder = tempFolder(t);
   const first = await open(t, folder);
   await first.pins.set("@boss", "sha256:aa");
   await first.pins.set("@boss", "sha256:bb", "accepted");
@@ -470,7 +471,7 @@ t.test("what else must not be forgotten outlives a restart", async (t) => {
 
 t.test("a database that cannot be used", async (t) => {
   t.test("is moved aside when it is damaged, and a new life begins", async (t) => {
-    const folder = t.testdir();
+    const folder = tempFolder(t);
     await (await open(t, folder)).close();
     writeFileSync(join(folder, "outbox.db"), "this is no database, it is a text of some length".repeat(100));
     const store = await open(t, folder);
@@ -481,7 +482,7 @@ t.test("a database that cannot be used", async (t) => {
   });
 
   t.test("is left alone when it is newer than the program", async (t) => {
-    const folder = t.testdir();
+    const folder = tempFolder(t);
     await (await open(t, folder)).close();
     const db = new Database(join(folder, "outbox.db"));
     db.pragma("user_version = 99");
@@ -490,7 +491,7 @@ t.test("a database that cannot be used", async (t) => {
   });
 
   t.test("is left alone when another agent has it", async (t) => {
-    const folder = t.testdir();
+    const folder = tempFolder(t);
     const store = await open(t, folder);
     await t.rejects(open(t, folder), { code: "STORE_IN_USE" });
     await store.publish([reading(1)]);
