@@ -23,11 +23,12 @@ static bool send_info(board_app *app) {
   atl_put_text(&writer, app->options.hardware);
   atl_put_uint(&writer, app->options.reset_reason);
   atl_put_uint(&writer, uptime(app));
-  atl_put_array(&writer, 5);
+  atl_put_array(&writer, 6);
   command_info(&writer, "relay", true, "{\"type\":\"object\",\"properties\":{\"on\":{\"type\":\"boolean\"}},\"required\":[\"on\"]}");
   command_info(&writer, "echo", true, NULL);
   command_info(&writer, "double", true, NULL);
   command_info(&writer, "mute", false, NULL);
+  command_info(&writer, "burst", false, NULL);
   command_info(&writer, "self-test", true, NULL);
   return atl_end(&writer);
 }
@@ -100,6 +101,13 @@ static void run_double(board_app *app, uint32_t id, const atl_cursor *args) {
   atl_end(&writer);
 }
 
+/* Sends this many readings as fast as the line takes them. */
+static void run_burst(board_app *app, uint32_t id, const atl_cursor *args) {
+  atl_cursor value;
+  app->burst_left = atl_find(args, "count", &value) ? atl_get_uint(&value) : 0;
+  answer_text(app, id, ATL_DONE, "on their way");
+}
+
 static void on_command(board_app *app, atl_cursor *elements) {
   size_t length;
   uint32_t id = atl_get_uint(elements);
@@ -110,6 +118,7 @@ static void on_command(board_app *app, atl_cursor *elements) {
   if (atl_text_is(name, length, "relay")) run_relay(app, id, elements);
   else if (atl_text_is(name, length, "echo")) run_echo(app, id, elements);
   else if (atl_text_is(name, length, "double")) run_double(app, id, elements);
+  else if (atl_text_is(name, length, "burst")) run_burst(app, id, elements);
   else if (atl_text_is(name, length, "mute")) return; /* never answers */
   else if (!atl_text_is(name, length, "self-test")) answer_text(app, id, ATL_REFUSED, "no such command");
   else if (app->options.self_test_passes) answer_text(app, id, ATL_DONE, "passed");

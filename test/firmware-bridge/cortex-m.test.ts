@@ -1,0 +1,137 @@
+import { execFile, spawn } from "node:child_process";
+import { createHash, randomBytes } from "node:crypto";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { promisify } from "node:util";
+import t from "tap";
+import * as v from "valibot";
+import { systemClock } from "../../core/clock.js";
+import { openPort } from "../../drivers/serial/open-port.js";
+import { linkSchema } from "../../firmware-bridge/link/config.js";
+import { openLinkDriver } from "../../firmware-bridge/link/link-driver.js";
+import { saveLinkRecord } from "../../firmware-bridge/link/link-record.js";
+import { pairBoard } from "../../firmware-bridge/link/pair-board.js";
+import { buildFirmware } from "./board-process.js";
+import { Host, never, until, whileRunning } from "./link-rig.js";
+import { frameFaults, seeded } from "./wire-faults.js";
+
+const MESSAGES = Number(process.env["ATEDGE_CORTEX_MESSAGES"] ?? 10_000);
+
+/** The bare-metal example in QEMU: its UART is a pty, its flash a folder. */
+async function startBoard(folder: string) {
+  const kernel = await buildFirmware("cortex-m", "cortex-m.elf");
+  const child = spawn(
+    "qemu-system-arm",
+    [
+      "-M",
+      "lm3s6965evb",
+      "-kernel",
+      kernel,
+      "-display",
+      "none",
+      "-monitor",
+      "none",
+      "-serial",
+      "pty",
+      "-semihosting-config",
+      "enable=on,target=native",
+    ],
+    { cwd: folder, stdio: ["ignore", "pipe", "pipe"] },
+  );
+  const lines: string[] = [];
+  for (const input of [child.stdout, child.stderr]) createInterface({ input }).on("line", (line) => lines.push(line));
+  const closed = new Promise((resolve) => child.on("close", resolve));
+  const path = (): string | undefined => lines.map((line) => /redirected to (\S+)/u.exec(line)?.[1]).find(Boolean);
+  await until(() => path() !== undefined && lines.includes("boot"), "QEMU to boot");
+  return {
+    path: path() ?? "",
+    lines,
+    async [Symbol.asyncDispose]() {
+      child.kill("SIGKILL");
+      await closed;
+    },
+  };
+}
+
+t.test(
+  "The small cryptography for microcontrollers gives the same bytes as libsodium, and opens nothing forged",
+  async (t) => {
+    const compare = await buildFirmware("compare", "crypto-compare");
+    const { stdout } = await promisify(execFile)(compare, ["600"]);
+    t.equal(stdout, "600 rounds are equal\n");
+  },
+);
+
+t.test("A bare Cortex-M3 board", async (t) => {
+  const folder = await mkdtemp(join(tmpdir(), "atedge-cortex-"));
+  t.teardown(() => rm(folder, { recursive: true, force: true }));
+  const key = randomBytes(32);
+  await writeFile(join(folder, "provision.key"), key);
+  await using host = await Host.create();
+  const configOf = (path: string) =>
+    v.parse(linkSchema, {
+      id: "board",
+      type: "link",
+      path,
+      baud: 115_200,
+      commandTimeoutMs: 20_000,
+      openTimeoutMs: 30_000,
+      keepAliveMs: 3000,
+    });
+
+  await t.test("pairs by its provisioning key, takes commands, and delivers in order over a bad wire", async (t) => {
+    await using board = await startBoard(folder);
+    {
+      await using port = await openPort(board.path, { baudRate: 115_200 }, never);
+      const record = await pairBoard(
+        { port, clock: systemClock, provisioningKey: key, confirm: async () => false, timeoutMs: 30_000 },
+        never,
+      );
+      await saveLinkRecord(host.folder, record);
+    }
+    await until(() => board.lines.includes("paired"), "the board");
+    const random = seeded(3);
+    const [down, up] = [frameFaults(0.01, random), frameFaults(0.01, random)];
+    const driver = await openLinkDriver(
+      configOf(board.path),
+      host.deps({ toBoard: down.pass, toHost: up.pass }),
+      never,
+    );
+    await whileRunning(driver, async () => {
+      t.strictSame(await driver.call("relay", { on: true }, never), { on: true });
+      t.strictSame(await driver.call("double", { value: 10.5 }, never), 21);
+      const text = createHash("sha512").update("text").digest("hex").repeat(5);
+      t.strictSame(await driver.call("echo", { text }, never), [Buffer.from(text).toString("base64")]);
+      const since = performance.now();
+      await driver.call("burst", { count: MESSAGES }, never);
+      await until(() => host.values("number").length >= MESSAGES, "all messages", 100_000);
+      t.comment(`${MESSAGES} messages in ${Math.round(performance.now() - since)} ms`);
+    });
+    const numbers = host.values("number");
+    t.ok(
+      numbers.every((value, index) => value === index + 1),
+      "each once, in order",
+    );
+    const times = host.readings.map(({ timeMs = 0 }) => timeMs);
+    t.ok(
+      times.every((time) => Math.abs(time - Date.now()) < 120_000),
+      "dated by a board whose clock runs",
+    );
+    t.ok(
+      up.counts.frames > MESSAGES && up.counts.dropped + up.counts.damaged + up.counts.merged > 0,
+      "the wire was bad",
+    );
+  });
+
+  await t.test("that lost its power goes on from its stored keys", async (t) => {
+    await using board = await startBoard(folder);
+    const driver = await openLinkDriver(configOf(board.path), host.deps(), never);
+    await whileRunning(driver, async () => {
+      t.strictSame(await driver.call("relay", { on: false }, never), { on: false });
+    });
+    t.equal(host.sessions.at(-1), "resume");
+    t.notOk(board.lines.includes("paired"));
+  });
+});
