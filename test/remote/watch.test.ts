@@ -89,8 +89,8 @@ class Bench {
       controller.signal,
     );
     const working = async (): Promise<void> => {
-      await until(() => this.world.monitorsOf("@bob") > monitors, "the monitor");
-      await work();
+      await until(() => controller.signal.aborted || this.world.monitorsOf("@bob") > monitors, "the monitor");
+      if (!controller.signal.aborted) await work();
     };
     try {
       await Promise.race([running, working()]);
