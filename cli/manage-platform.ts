@@ -1,7 +1,8 @@
-import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { codeOf, EdgeError } from "../core/errors.js";
+import { makeFolder } from "../core/make-folder.js";
 import { bareAtSign, parseAtSign, type AtSign } from "../atplatform/protocol/at-sign.js";
 import { AlreadyHosted, makeCramSecret, PlatformStore } from "../atplatform/server/platform-store.js";
 import { platformRuns } from "../atplatform/server/platform.js";
@@ -23,7 +24,7 @@ const NOTICE_MS = 10_000;
 export async function addAtSign(text: string, options: AddOptions): Promise<void> {
   const { state, json, cramSecretFile, host, port } = options;
   const atSign = parseAtSign(text);
-  await mkdir(join(state, "atsigns"), { recursive: true, mode: 0o700 });
+  await makeFolder(join(state, "atsigns"));
   const { secret, isNew } = await secretFrom(cramSecretFile);
   const store = new PlatformStore(state);
   try {

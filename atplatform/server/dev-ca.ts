@@ -1,9 +1,10 @@
 import { createPrivateKey, X509Certificate, type KeyObject } from "node:crypto";
-import { chmod, mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { chmod, readFile, rename, writeFile } from "node:fs/promises";
 import { isIP } from "node:net";
 import { join } from "node:path";
 import type { Clock } from "../../core/clock.js";
 import { codeOf } from "../../core/errors.js";
+import { makeFolder } from "../../core/make-folder.js";
 import type { ServerIdentity } from "../transport/listen.js";
 import { issueCertificate, makeKey } from "./certificate.js";
 
@@ -34,7 +35,7 @@ export class DevCa {
   }
 
   static async open(dir: string, clock: Clock): Promise<DevCa> {
-    await mkdir(dir, { recursive: true, mode: 0o700 });
+    await makeFolder(dir);
     const kept = await readPair(dir, "ca");
     if (kept && daysLeft(kept, clock) > LEAF_DAYS) return new DevCa(dir, kept, clock);
     const key = await makeKey();

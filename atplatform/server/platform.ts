@@ -1,10 +1,10 @@
 import Database from "better-sqlite3";
-import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { createSecureContext, type SecureContext } from "node:tls";
 import { systemClock, type Clock } from "../../core/clock.js";
 import { codeOf, EdgeError } from "../../core/errors.js";
 import { silentLog, type Log } from "../../core/log.js";
+import { makeFolder } from "../../core/make-folder.js";
 import { Scope, type Disposable } from "../../core/scope.js";
 import { DirectoryServer } from "../directory/directory-server.js";
 import { bareAtSign, parseAtSign, type AtSign } from "../protocol/at-sign.js";
@@ -120,7 +120,7 @@ export class Platform implements Disposable {
     const { stateDir, clock = systemClock } = options;
     const scope = new Scope();
     try {
-      await mkdir(join(stateDir, "atsigns"), { recursive: true, mode: 0o700 });
+      await makeFolder(join(stateDir, "atsigns"));
       scope.defer(lockFolder(stateDir));
       const store = new PlatformStore(stateDir);
       scope.defer(() => store.close());
