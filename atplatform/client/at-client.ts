@@ -10,6 +10,7 @@ import type { AtKeys } from "../crypto/at-keys.js";
 import { DecryptionFailed } from "../crypto/errors.js";
 import type { AtSign } from "../protocol/at-sign.js";
 import type { MetadataOptions } from "../protocol/metadata-options.js";
+import type { Update } from "../protocol/verbs/update.js";
 import { notify, type Priority } from "../protocol/verbs/notify.js";
 import { notifyStatus } from "../protocol/verbs/notify-by-id.js";
 import { connectTls, TlsSessions } from "../transport/connect.js";
@@ -22,6 +23,7 @@ import { Enrollments } from "./enrollments.js";
 import { logInWithKey } from "./login.js";
 import type { Notification } from "./notification.js";
 import { PublicKeys } from "./public-keys.js";
+import type { RecordJson } from "./record-json.js";
 import {
   type AtRecord,
   decryptWithAny,
@@ -232,6 +234,21 @@ export class AtClient implements Disposable {
     signal: AbortSignal,
   ): Promise<AtRecord | undefined> {
     return await this.#records.get(name, options, signal);
+  }
+
+  /** What {@link put} would send: a copy that is kept aside sends it later, see `Sync`. */
+  async prepare(
+    name: Omit<RecordName, "by">,
+    value: string | Uint8Array,
+    options: PutOptions,
+    signal: AbortSignal,
+  ): Promise<Update> {
+    return await this.#records.prepare(name, value, options, signal);
+  }
+
+  /** What {@link get} makes of a record that has come another way. */
+  async open(name: RecordName, record: RecordJson, signal: AbortSignal): Promise<AtRecord> {
+    return await this.#records.open(name, record, signal);
   }
 
   async delete(name: Omit<RecordName, "by">, signal: AbortSignal): Promise<void> {

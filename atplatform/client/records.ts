@@ -16,7 +16,7 @@ import { llookup } from "../protocol/verbs/llookup.js";
 import { lookup } from "../protocol/verbs/lookup.js";
 import { plookup } from "../protocol/verbs/plookup.js";
 import { scan } from "../protocol/verbs/scan.js";
-import { update } from "../protocol/verbs/update.js";
+import { type Update, update } from "../protocol/verbs/update.js";
 import type { CommandLink } from "./command-link.js";
 import { AnswerInvalid, NotActivated, NoSharedKey, PublicKeyChanged } from "./errors.js";
 import type { PublicKeys } from "./public-keys.js";
@@ -91,7 +91,18 @@ export class Records {
     options: PutOptions,
     signal: AbortSignal,
   ): Promise<number> {
-    const { atSign, link } = this.#options;
+    const line = update.format(await this.prepare(name, value, options, signal));
+    return Number(await this.#options.link.send(line, { repeatable: true }, signal));
+  }
+
+  /** The command that {@link put} sends, encrypted and signed, for whoever sends it later. */
+  async prepare(
+    name: Omit<RecordName, "by">,
+    value: string | Uint8Array,
+    options: PutOptions,
+    signal: AbortSignal,
+  ): Promise<Update> {
+    const { atSign } = this.#options;
     const isBinary = typeof value !== "string";
     const text = isBinary ? encodeBase2e15(value) : value;
     const key = makeAtKey({ scope: name.for, entity: name.key, owner: atSign });
@@ -108,8 +119,7 @@ export class Records {
       ...(isBinary && { isBinary }),
       ...written.metadata,
     };
-    const line = update.format({ key, value: written.value, options: metadata });
-    return Number(await link.send(line, { repeatable: true }, signal));
+    return { key, value: written.value, options: metadata };
   }
 
   /** Reads a record, its metadata included. `undefined`: there is none, or it has expired. */
@@ -120,8 +130,11 @@ export class Records {
   ): Promise<AtRecord | undefined> {
     const line = this.#lookupLine(name, fresh);
     const answer = await answerOrNone(this.#options.link.send(line, { repeatable: true }, signal));
-    if (answer === undefined) return undefined;
-    const record = parseRecordJson(answer);
+    return answer === undefined ? undefined : await this.open(name, parseRecordJson(answer), signal);
+  }
+
+  /** Decrypts, decodes and checks a record as an atServer has it. */
+  async open(name: RecordName, record: RecordJson, signal: AbortSignal): Promise<AtRecord> {
     const isPublic = name.for === "public" || /^(?:cached:)?public:/u.test(record.key);
     return isPublic ? await this.#openPublic(name, record, signal) : await this.#openPrivate(name, record, signal);
   }

@@ -29,6 +29,10 @@ export interface SubscribeOptions {
    * given), with those after a time by the atServer's clock, or with `live` ones only.
    */
   readonly since?: "stored" | "live" | number;
+  /** Each time when a connection is known to hear what comes. */
+  readonly onLive?: () => void;
+  /** The atServer's last commit id, with every change and every 15 s, whatever the expression is. */
+  readonly onStats?: (commitId: number) => void;
 }
 
 export interface SubscriptionHealth {
@@ -124,6 +128,7 @@ export class Subscription {
     await using tasks = new TaskGroup(signal);
     tasks.start(async (signal) => inbox.end(await connection.closed(signal)));
     tasks.start((signal) => this.#beat(connection, inbox, signal));
+    tasks.start((signal) => this.#proveLive(connection, signal));
     for (;;) {
       const body = await inbox.take(tasks.signal);
       const notification = this.#accept(body, window);
@@ -174,6 +179,7 @@ export class Subscription {
       case "stats":
         // What came before it has been handled by now.
         window.reached(message.epochMillis);
+        this.#options.onStats?.(message.commitId);
         return undefined;
       case "sharedKey":
         onSharedKey(message.from);
@@ -186,6 +192,14 @@ export class Subscription {
         this.#received += 1;
         return message.notification;
     }
+  }
+
+  /** `monitor` is not answered; but commands are carried out in order, so it is in force when the next one is. */
+  async #proveLive(connection: Connection, signal: AbortSignal): Promise<void> {
+    const { onLive } = this.#options;
+    if (!onLive) return;
+    await connection.send(noop.format({ delayMs: 0 }), { timeoutMs: HEARTBEAT_TIMEOUT_MS }, signal);
+    onLive();
   }
 
   /** Finds out that a connection is dead although nobody has said so. */
