@@ -16,15 +16,22 @@ export {
   AlreadyActivated,
   AnswerInvalid,
   AnswerLost,
+  EnrollmentMismatch,
+  EnrollmentRefused,
   NoSharedKey,
   NotActivated,
   NotSent,
   PublicKeyChanged,
 } from "./client/errors.js";
+export { enroll, type EnrollOptions, type PendingEnrollment } from "./client/enroll.js";
+export type { ApproveOptions, Enrollment, Enrollments } from "./client/enrollments.js";
 export { onboard, type OnboardOptions, type OnboardStep } from "./client/onboard.js";
 export type { AtRecord, PutOptions, RecordName } from "./client/records.js";
 export type { RecordMetadata } from "./client/record-json.js";
 export type { ResumePoint } from "./client/seen-window.js";
+export { openRpcClient, type RpcClient, type RpcClientOptions, RpcFailed } from "./client/rpc-client.js";
+export type { JsonObject, RpcAddress } from "./client/rpc-messages.js";
+export { type RpcCall, type RpcResult, type RpcServerOptions, serveRpc } from "./client/rpc-server.js";
 export type { SharedKey } from "./client/shared-keys.js";
 export type { ResumeStore, SubscribeOptions, SubscriptionHealth } from "./client/subscription.js";
 export { type AtKeys, formatAtKeys, parseAtKeys } from "./crypto/at-keys.js";
