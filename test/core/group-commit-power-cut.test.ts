@@ -9,6 +9,7 @@ import { promisify } from "node:util";
 import t from "tap";
 import { parseDiskLog, RecordedDisk } from "../fixtures/disk/recorded-disk.js";
 import type { DiskOp, Luck } from "../fixtures/disk/recorded-disk.js";
+import { seededRandom } from "../fixtures/seeded-random.js";
 import { bundleChild, childEnv, compileShim } from "../fixtures/disk/shim.js";
 
 const run = promisify(execFile);
@@ -20,17 +21,6 @@ const shim = await compileShim(build);
 const child = await bundleChild(childSource, build);
 
 const seed = Date.now() % 0x7fffffff;
-
-/** mulberry32: a small generator, so that a failing run can be repeated from its seed. */
-function numbers(from: number): () => number {
-  let state = from;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let x = Math.imul(state ^ (state >>> 15), 1 | state);
-    x = (x + Math.imul(x ^ (x >>> 7), 61 | x)) ^ x;
-    return ((x ^ (x >>> 14)) >>> 0) / 4294967296;
-  };
-}
 
 async function record(folder: string, rows: number, honesty: string): Promise<DiskOp[]> {
   mkdirSync(folder);
@@ -107,7 +97,7 @@ t.teardown(() => rmSync(memory, { recursive: true }));
 
 t.test("a power cut", async (t) => {
   t.comment(`seed ${seed}`);
-  const random = numbers(seed);
+  const random = seededRandom(seed);
   const nothingMore: Luck = () => 0;
   const some: Luck = () => (random() < 0.5 ? 0 : random() < 0.8 ? 1 : random());
   const nearlyAll: Luck = () => (random() < 0.1 ? 0 : 1);
@@ -134,7 +124,7 @@ t.test("a kill -9 at any moment loses no promised write", async (t) => {
   const folder = join(build, "killed");
   mkdirSync(folder);
   const marksFile = join(folder, "marks");
-  const random = numbers(seed);
+  const random = seededRandom(seed);
   let last = 0;
   for (let round = 0; round < 15; round++) {
     const process_ = spawn(process.execPath, [child, folder, "100000", "honest", "stay"], { env: childEnv({}) });
