@@ -34,13 +34,36 @@ export type { JsonObject, RpcAddress } from "./client/rpc-messages.js";
 export { type RpcCall, type RpcResult, type RpcServerOptions, serveRpc } from "./client/rpc-server.js";
 export type { SharedKey } from "./client/shared-keys.js";
 export type { ResumeStore, SubscribeOptions, SubscriptionHealth } from "./client/subscription.js";
+export { MemorySyncStore } from "./client/sync-memory-store.js";
+export type { LocalChange, PushResult, ServerEntry, SyncedRecord, SyncStore } from "./client/sync-store.js";
+export { Sync, type SyncHealth, type SyncOptions, type SyncReport } from "./client/sync.js";
 export { type AtKeys, formatAtKeys, parseAtKeys } from "./crypto/at-keys.js";
-export { atKeysPath, readAtKeysFile, writeAtKeysFile } from "./crypto/at-keys-file.js";
+export { atKeysPath, readAtKeysFile, type WriteOptions, writeAtKeysFile } from "./crypto/at-keys-file.js";
 export { type Fingerprint, fingerprintOf, parseFingerprint } from "./crypto/digests.js";
-export { DecryptionFailed, KeyFileExists, KeyFileInvalid, KeyInvalid, UnknownAlgorithm } from "./crypto/errors.js";
+export {
+  DecryptionFailed,
+  KeyFileExists,
+  KeyFileInvalid,
+  KeyInvalid,
+  PassphraseNeeded,
+  PassphraseWrong,
+  UnknownAlgorithm,
+} from "./crypto/errors.js";
+export { unwrapAtKeys, wrapAtKeys, type WrapForm } from "./crypto/passphrase.js";
 export { AtServerError, type Remedy } from "./protocol/at-error.js";
 export { type AtKey, parseAtKey, partsOf } from "./protocol/at-key.js";
 export { type AtSign, parseAtSign } from "./protocol/at-sign.js";
 export { type DirectoryAddress, parseDirectoryAddress } from "./transport/directory.js";
-export { AtSignUnknown, CertificateRefused, ClockFault, ConnectFailed, ConnectionLost } from "./transport/errors.js";
+export {
+  AtSignUnknown,
+  CertificateRefused,
+  ClockFault,
+  ConnectFailed,
+  ConnectionLost,
+  ProxyRefused,
+} from "./transport/errors.js";
+export { type HttpProxy, parseHttpProxy, type ProxyChoice } from "./transport/proxy.js";
+export { type Clock, systemClock } from "../core/clock.js";
+export { EdgeError, LimitExceeded, SyntaxInvalid, TimedOut } from "../core/errors.js";
+export { type Log, type LogFields, silentLog } from "../core/log.js";
 export { Secret } from "../core/secret.js";
