@@ -16,9 +16,10 @@ import { runJobs } from "./jobs.js";
 import { MonitorHub } from "./monitors.js";
 import { PasscodeGuard } from "./passcode-guard.js";
 import { Cache } from "./outbound/cache.js";
-import { Peers, type Resolve } from "./outbound/peers.js";
+import { Peers } from "./outbound/peers.js";
 import { Refusal } from "./refusal.js";
 import type { Reply } from "./reply.js";
+import type { Resolver } from "./resolver.js";
 import type { Services } from "./services.js";
 import type { AtServerSettings } from "./settings.js";
 import { signingKey } from "./signing-key.js";
@@ -36,7 +37,7 @@ export interface AtServerOptions {
   /** The atSign's SQLite file. */
   readonly path: string;
   readonly settings: AtServerSettings;
-  readonly resolve: Resolve;
+  readonly resolver: Resolver;
   /** For connections to peers. */
   readonly secureContext: () => SecureContext;
   readonly clock: Clock;
@@ -83,7 +84,7 @@ export class AtServer implements Disposable {
   }
 
   static async #start(options: AtServerOptions, database: AtDatabase, stop: ChildSignal): Promise<AtServer> {
-    const { atSign: self, clock, resolve, secureContext } = options;
+    const { atSign: self, clock, resolver, secureContext } = options;
     const settings = { ...options.settings };
     const { db, commits } = database;
     const log = options.log.child({ atSign: self });
@@ -101,7 +102,7 @@ export class AtServer implements Disposable {
     const cache = new Cache({ self, clock, commits, keys, monitors });
     const cookies = new Cookies(() => clock.monotonicMs());
     const peers = new Peers({
-      ...{ self, resolve, secureContext, cookies, log },
+      ...{ self, resolver, secureContext, cookies, log },
       sign: (text) => signText(text, privateKey),
       onPublicKey: (peer, record) => cache.keepPublicKey(peer, record),
       maxConnections: settings.outboundMax,

@@ -1,6 +1,7 @@
 import Database from "better-sqlite3";
 import { join } from "node:path";
-import { createSecureContext, type SecureContext } from "node:tls";
+import type { SecureContext } from "node:tls";
+import { domainToASCII } from "node:url";
 import { systemClock, type Clock } from "../../core/clock.js";
 import { codeOf, EdgeError } from "../../core/errors.js";
 import { silentLog, type Log } from "../../core/log.js";
@@ -8,15 +9,18 @@ import { makeFolder } from "../../core/make-folder.js";
 import { Scope, type Disposable } from "../../core/scope.js";
 import { DirectoryServer } from "../directory/directory-server.js";
 import { bareAtSign, parseAtSign, type AtSign } from "../protocol/at-sign.js";
+import type { DirectoryAddress } from "../transport/directory.js";
 import { formatHostPort, type HostPort } from "../transport/host-port.js";
-import { listenTls, type ServerIdentity, type TlsListener } from "../transport/listen.js";
+import { listenTls, type ListenOptions, type ServerIdentity, type TlsListener } from "../transport/listen.js";
 import { AtServer } from "./at-server.js";
-import { DevCa } from "./dev-ca.js";
+import { Identities, isLoopback, type CertificateFiles } from "./identity.js";
 import { makeCramSecret, PlatformStore, type HostedAtSign } from "./platform-store.js";
+import { localResolver, remoteResolver, type Resolver } from "./resolver.js";
 import { defaultSettings, type AtServerSettings } from "./settings.js";
 
 const POLL_MS = 300;
-const LOOPBACK: ReadonlySet<string> = new Set(["localhost", "127.0.0.1", "::1"]);
+/** How often certificate files are looked at, and our own leaf for its end. */
+const IDENTITY_POLL_MS = 10_000;
 
 /** Another process runs a platform from this folder. */
 export class PlatformRunning extends EdgeError {
@@ -49,6 +53,17 @@ export interface PlatformOptions {
   readonly directoryPort?: number;
   /** Ports of the atServers; left out: any free ones, and the same again after a restart. */
   readonly portRange?: PortRange;
+  /**
+   * One port for all atServers, told apart by the server name that clients ask for; each atSign has a host name of its
+   * own, `<atSign>.<host>` unless one was given. An unknown or absent name is refused.
+   */
+  readonly sharedPort?: number;
+  /** Certificate files, read again when they change; left out: a development CA in the state folder. */
+  readonly certificate?: CertificateFiles;
+  /** PEM text of further authorities, for the certificates of peers and of a directory elsewhere. */
+  readonly extraCaPem?: string;
+  /** A directory elsewhere, whose keeper enters our atSigns; ours then answers for our own only. */
+  readonly directory?: DirectoryAddress;
   readonly settings?: Partial<AtServerSettings>;
   readonly clock?: Clock;
   readonly log?: Log;
@@ -66,15 +81,21 @@ export const openPlatform = (options: PlatformOptions, signal: AbortSignal): Pro
 
 interface Running {
   readonly server: AtServer;
-  readonly listener: TlsListener;
+  /** `undefined`: it is reached by the shared port. */
+  readonly listener: TlsListener | undefined;
   /** What clients are told. */
   readonly host: string;
+  readonly port: number;
+  identity: ServerIdentity;
+  /** For peers, and for clients on the shared port. */
+  context: SecureContext;
 }
 
 /** An atPlatform in one process: an atDirectory and any number of atServers. */
 export class Platform implements Disposable {
+  /** What clients need to trust; empty with certificates of a public authority. */
   readonly caPem: string;
-  readonly caFile: string;
+  readonly caFile: string | undefined;
   readonly host: string;
   readonly store: PlatformStore;
   readonly #options: PlatformOptions;
@@ -84,8 +105,10 @@ export class Platform implements Disposable {
   readonly #log: Log;
   readonly #clock: Clock;
   readonly #running = new Map<AtSign, Running>();
-  readonly #identity: ServerIdentity;
-  readonly #secureContext: SecureContext;
+  readonly #identities: Identities;
+  readonly #resolver: Resolver;
+  #identity: ServerIdentity;
+  #shared: TlsListener | undefined;
   #directory: DirectoryServer | undefined;
   #syncing: Promise<void> = Promise.resolve();
   #seenVersion = -1;
@@ -94,25 +117,29 @@ export class Platform implements Disposable {
     options: PlatformOptions,
     parts: {
       readonly store: PlatformStore;
-      readonly ca: DevCa;
+      readonly identities: Identities;
       readonly identity: ServerIdentity;
       readonly scope: Scope;
     },
     signal: AbortSignal,
   ) {
-    const { ca, identity, store, scope } = parts;
+    const { identities, identity, store, scope } = parts;
     this.#options = options;
     this.host = hostOf(options);
-    this.#bind = options.bind ?? (LOOPBACK.has(this.host) ? "127.0.0.1" : "::");
+    this.#bind = options.bind ?? (isLoopback(this.host) ? "127.0.0.1" : "::");
     this.#log = options.log ?? silentLog;
     this.#clock = options.clock ?? systemClock;
     this.store = store;
     this.#scope = scope;
     this.#signal = signal;
-    this.caPem = ca.caPem;
-    this.caFile = ca.caFile;
+    this.caPem = identities.devCa?.caPem ?? options.extraCaPem ?? "";
+    this.caFile = identities.devCa?.caFile;
+    this.#identities = identities;
+    const { directory, extraCaPem: ca } = options;
+    this.#resolver = directory
+      ? remoteResolver(directory, { ca, clock: this.#clock }, signal)
+      : localResolver(store.directory);
     this.#identity = identity;
-    this.#secureContext = createSecureContext({ ...identity, ca: ca.caPem, minVersion: "TLSv1.2" });
   }
 
   /** @throws {PlatformRunning}, {@link PortUnavailable}, or a system error when the folder cannot be written. */
@@ -124,9 +151,10 @@ export class Platform implements Disposable {
       scope.defer(lockFolder(stateDir));
       const store = new PlatformStore(stateDir);
       scope.defer(() => store.close());
-      const ca = await DevCa.open(stateDir, clock);
-      const identity = await ca.leafFor(certificateHosts(hostOf(options)));
-      const platform = new Platform(options, { store, ca, identity, scope }, signal);
+      const { certificate: files, extraCaPem } = options;
+      const identities = await Identities.open({ stateDir, files, extraCaPem, clock });
+      const identity = await identities.forHost(hostOf(options));
+      const platform = new Platform(options, { store, identities, identity, scope }, signal);
       await platform.#start();
       return platform;
     } catch (error) {
@@ -148,11 +176,7 @@ export class Platform implements Disposable {
   }
 
   list(): readonly (HostPort & { readonly atSign: AtSign })[] {
-    return [...this.#running.values()].map(({ server, listener, host }) => ({
-      atSign: server.atSign,
-      host,
-      port: listener.port,
-    }));
+    return [...this.#running.values()].map(({ server, host, port }) => ({ atSign: server.atSign, host, port }));
   }
 
   /**
@@ -174,9 +198,9 @@ export class Platform implements Disposable {
       await this.store.forget(atSign);
       throw error;
     }
-    const port = this.#running.get(atSign)?.listener.port;
-    if (port === undefined) throw new Error(`${atSign} was added but does not run`);
-    return { atSign, host: this.host, port, cramSecret };
+    const running = this.#running.get(atSign);
+    if (!running) throw new Error(`${atSign} was added but does not run`);
+    return { atSign, host: running.host, port: running.port, cramSecret };
   }
 
   /** Stops hosting an atSign and puts its file aside. Whether it was hosted. */
@@ -190,9 +214,10 @@ export class Platform implements Disposable {
   async close(signal: AbortSignal): Promise<void> {
     this.#directory?.stopAnswering();
     const closing = [...this.#running.values()].map(async ({ server, listener }) => {
-      listener.stopAccepting();
+      listener?.stopAccepting();
       await server.close(signal);
     });
+    this.#shared?.stopAccepting();
     await Promise.all(closing);
     await this[Symbol.asyncDispose]();
   }
@@ -211,9 +236,54 @@ export class Platform implements Disposable {
     const open = { host: this.#bind, port: directoryPort, identity: this.#identity, find };
     const directory = DirectoryServer.open({ ...open, clock: this.#clock, log: this.#log }, this.#signal);
     this.#directory = this.#scope.use(await explained(directory, "the atDirectory", directoryPort));
+    if (this.#options.sharedPort !== undefined) await this.#openSharedPort(this.#options.sharedPort);
     await this.#sync();
-    const poll = setInterval(() => this.#pollStore(), POLL_MS);
-    this.#scope.defer(() => clearInterval(poll));
+    const polls = [
+      setInterval(() => this.#pollStore(), POLL_MS),
+      setInterval(() => this.#pollIdentities(), IDENTITY_POLL_MS).unref(),
+    ];
+    this.#scope.defer(() => polls.forEach((poll) => clearInterval(poll)));
+  }
+
+  async #openSharedPort(port: number): Promise<void> {
+    const contextFor = (name: string): SecureContext | undefined => this.#byHost(name)?.context;
+    const opening = listenTls(
+      { ...this.#listenOptions(this.#log, this.#identity), port, contextFor },
+      async (channel, stop) => {
+        const name = channel.serverName;
+        if (name !== undefined) await this.#byHost(name)?.server.serve(channel, stop);
+      },
+      this.#signal,
+    );
+    this.#shared = this.#scope.use(await explained(opening, "all atServers", port));
+  }
+
+  #byHost(name: string): Running | undefined {
+    const host = name.toLowerCase();
+    return [...this.#running.values()].find((running) => running.host === host);
+  }
+
+  /** Reads certificates anew. Open connections stay as they are; new ones see the new certificate. */
+  async refreshIdentities(): Promise<void> {
+    const identity = await this.#identities.forHost(this.host);
+    if (identity.cert !== this.#identity.cert) {
+      this.#identity = identity;
+      this.#directory?.setIdentity(identity);
+      this.#log.info({ host: this.host }, "certificate renewed");
+    }
+    for (const running of this.#running.values()) {
+      const own = await this.#identities.forHost(running.host);
+      if (own.cert === running.identity.cert) continue;
+      running.identity = own;
+      running.context = this.#identities.context(own);
+      running.listener?.setIdentity(own);
+    }
+  }
+
+  #pollIdentities(): void {
+    this.refreshIdentities().catch((error: unknown) => {
+      this.#log.error({ err: error }, "the certificate could not be renewed; the old one stays in use");
+    });
   }
 
   #pollStore(): void {
@@ -255,24 +325,28 @@ export class Platform implements Disposable {
 
   async #startServer(hosted: HostedAtSign): Promise<void> {
     const { atSign } = hosted;
-    const host = hosted.host ?? this.host;
+    const ownHost = this.#shared ? domainToASCII(`${bareAtSign(atSign)}.${this.host}`) : this.host;
+    const host = hosted.host ?? ownHost;
+    const identity = await this.#identities.forHost(host);
+    const context = this.#identities.context(identity);
     const server = await AtServer.open(
       {
         atSign,
         path: this.store.fileOf(atSign),
         settings: { ...defaultSettings, ...this.#options.settings },
-        resolve: (other) => Promise.resolve(this.store.directory.find(bareAtSign(other))),
-        secureContext: () => this.#secureContext,
+        resolver: this.#resolver,
+        secureContext: () => this.#running.get(atSign)?.context ?? context,
         clock: this.#clock,
         log: this.#log,
       },
       this.#signal,
     );
     try {
-      const listener = await this.#listenSomewhere(server, hosted);
-      this.#running.set(atSign, { server, listener, host });
-      this.store.setAddress(atSign, host, listener.port);
-      this.#log.info({ atSign, port: listener.port }, "atServer listens");
+      const listener = this.#shared ? undefined : await this.#listenSomewhere(server, hosted, identity);
+      const port = listener?.port ?? this.#shared?.port ?? 0;
+      this.#running.set(atSign, { server, listener, host, port, identity, context });
+      this.store.setAddress(atSign, host, port);
+      this.#log.info({ atSign, host, port }, "atServer listens");
     } catch (error) {
       await server[Symbol.asyncDispose]();
       throw error;
@@ -280,15 +354,19 @@ export class Platform implements Disposable {
   }
 
   /** On the port of last time; if nobody chose that one, on another when it is in use. */
-  async #listenSomewhere(server: AtServer, { atSign, port, pinned }: HostedAtSign): Promise<TlsListener> {
+  async #listenSomewhere(
+    server: AtServer,
+    { atSign, port, pinned }: HostedAtSign,
+    identity: ServerIdentity,
+  ): Promise<TlsListener> {
     const { portRange } = this.#options;
     const what = `the atServer of ${atSign}`;
-    if (pinned && port !== null) return await explained(this.#listen(server, port), what, port);
+    if (pinned && port !== null) return await explained(this.#listen(server, port, identity), what, port);
     const taken = new Set(this.store.list().map((other) => (other.atSign === atSign ? null : other.port)));
     for (const candidate of candidates(port, portRange)) {
       if (taken.has(candidate)) continue;
       try {
-        return await this.#listen(server, candidate);
+        return await this.#listen(server, candidate, identity);
       } catch (error) {
         if (codeOf(error) !== "EADDRINUSE") throw error;
       }
@@ -298,20 +376,23 @@ export class Platform implements Disposable {
     );
   }
 
-  #listen(server: AtServer, port: number): Promise<TlsListener> {
+  #listen(server: AtServer, port: number, identity: ServerIdentity): Promise<TlsListener> {
     const log = this.#log.child({ atSign: server.atSign });
     return listenTls(
-      {
-        host: this.#bind,
-        port,
-        identity: this.#identity,
-        clientCa: this.caPem,
-        onHandshakeError: (error) => log.debug({ reason: error.message }, "TLS handshake failed"),
-        onFailure: (error) => log.error({ err: error }, "a connection failed"),
-      },
+      { ...this.#listenOptions(log, identity), port },
       (channel, stop) => server.serve(channel, stop),
       this.#signal,
     );
+  }
+
+  #listenOptions(log: Log, identity: ServerIdentity): Omit<ListenOptions, "port"> {
+    return {
+      host: this.#bind,
+      identity,
+      clientCa: this.#identities.authoritiesPem,
+      onHandshakeError: (error) => log.debug({ reason: error.message }, "TLS handshake failed"),
+      onFailure: (error) => log.error({ err: error }, "a connection failed"),
+    };
   }
 
   async #stopAll(): Promise<void> {
@@ -323,9 +404,9 @@ export class Platform implements Disposable {
 }
 
 async function stop({ server, listener }: Running): Promise<void> {
-  listener.stopAccepting();
+  listener?.stopAccepting();
   await server[Symbol.asyncDispose]();
-  await listener[Symbol.asyncDispose]();
+  await listener?.[Symbol.asyncDispose]();
 }
 
 function* candidates(last: number | null, range: PortRange | undefined): Generator<number> {
@@ -339,9 +420,6 @@ function* candidates(last: number | null, range: PortRange | undefined): Generat
 }
 
 const hostOf = ({ host = "localhost" }: PlatformOptions): string => host;
-
-const certificateHosts = (host: string): [string, ...string[]] =>
-  LOOPBACK.has(host) ? ["localhost", "127.0.0.1", "::1"] : [host];
 
 /** Whether a process runs a platform from this folder. */
 export function platformRuns(stateDir: string): boolean {

@@ -5,6 +5,7 @@ import { parseRecord, type AtRecord } from "../../protocol/record.js";
 import type { HostPort } from "../../transport/host-port.js";
 import type { Cookies } from "../cookies.js";
 import { Refusal } from "../refusal.js";
+import type { Resolver } from "../resolver.js";
 import { PeerConnection, PeerRefused } from "./peer-connection.js";
 
 /** `plain`: what anybody may ask. `pol`: as our atSign. `notify`: the same, for the delivery of notifications alone. */
@@ -17,12 +18,9 @@ const DEFAULT_TIMEOUT_MS = 3_000;
 const POL_TIMEOUT_MS = 10_000;
 const SWEEP_MS = 30_000;
 
-/** Where an atSign's atServer listens; `undefined`: the directory does not know it. */
-export type Resolve = (atSign: AtSign) => Promise<HostPort | undefined>;
-
 export interface PeersOptions {
   readonly self: AtSign;
-  readonly resolve: Resolve;
+  readonly resolver: Resolver;
   /** With our certificate, which is shown to peers, and the authorities that theirs are checked against. */
   readonly secureContext: () => SecureContext;
   readonly cookies: Cookies;
@@ -55,8 +53,13 @@ export class Peers {
     return this.#pool.size;
   }
 
-  resolve(atSign: AtSign): Promise<HostPort | undefined> {
-    return this.#options.resolve(atSign);
+  /** Where an atSign's atServer listens; `undefined`: the directory does not know it. @throws a Refusal (AT0004). */
+  async resolve(atSign: AtSign): Promise<HostPort | undefined> {
+    try {
+      return await this.#options.resolver.find(atSign);
+    } catch (cause) {
+      throw new Refusal("AT0004", "Unable to ask the atDirectory", { cause });
+    }
   }
 
   /**
@@ -113,10 +116,13 @@ export class Peers {
   }
 
   async #connect(peer: AtSign): Promise<PeerConnection> {
-    const { resolve, secureContext, onPublicKey, log } = this.#options;
-    const address = await resolve(peer);
+    const { secureContext, onPublicKey, log } = this.#options;
+    const address = await this.resolve(peer);
     if (!address) throw new Refusal("AT0007", `Unable to find secondary address for atSign:${bareAtSign(peer)}`);
-    const connection = await PeerConnection.open(peer, address, secureContext());
+    const connection = await PeerConnection.open(peer, address, secureContext()).catch((error: unknown) => {
+      this.#options.resolver.forget(peer);
+      throw error;
+    });
     try {
       const reply = await connection.request(`lookup:all:publickey${peer}`, LOOKUP_TIMEOUT_MS);
       if (reply !== "null") await onPublicKey(peer, parseRecord(reply));
