@@ -55,6 +55,9 @@ t.test("notifications between two atSigns", async (t) => {
     t.equal(text, "21.5 °C");
     t.same(Buffer.from(aesKey), Buffer.from((await sender.sharedKeyFor(bob, never)).aesKey));
 
+    t.equal(await sender.notificationStatus(id, never), "delivered");
+    t.equal(await sender.notificationStatus("00000000-0000-4000-8000-000000000000", never), "unknown");
+
     const brought = newAesKey();
     const other = { to: bob, key: "temp.demo", value: "sealed", ttlnMs: MINUTE_MS, encryptWith: brought };
     await sender.notify(other, never);
@@ -99,12 +102,17 @@ t.test("a platform that is restarted in the middle", async (t) => {
   const count = 30;
   const got: string[] = [];
 
+  const untilLive = async (): Promise<void> => {
+    while (receiver.health.subscriptions[0]?.state !== "live") await new Promise((resolve) => setTimeout(resolve, 5));
+  };
+
   await t.test("loses no notification and delivers none twice", async (t) => {
     const source = receiver.subscribe({ regex: "count\\.demo@", resume }, never);
     const receiving = (async (): Promise<void> => {
       while (got.length < count) got.push((await (await take(source)).decrypt(never)).text);
     })();
     for (let n = 0; n < count; n += 1) {
+      if (n === 10 || n === 20) await untilLive();
       if (n === 10) {
         await platform.stop();
         setImmediate(() => void platform.start());
