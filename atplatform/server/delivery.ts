@@ -1,3 +1,4 @@
+import { setMaxListeners } from "node:events";
 import { backoff } from "../../core/backoff.js";
 import type { Clock } from "../../core/clock.js";
 import type { GroupCommit } from "../../core/group-commit.js";
@@ -38,6 +39,7 @@ export class Delivery {
   constructor(options: DeliveryOptions, signal: AbortSignal) {
     this.#options = options;
     this.#stop = new ChildSignal(signal);
+    setMaxListeners(0, this.#stop.signal); // one a destination
   }
 
   /** Takes up what a former life of this server left. */
@@ -180,9 +182,19 @@ class Worker {
       if (this.#signal.aborted) throw error;
       const blamed = error instanceof PeerRefused && !BLAMES_CONNECTION.has(error.code);
       log.debug({ to: this.#to, id, blamed, reason: String(error) }, "notification not delivered");
-      await this.#mark(seq, "errored", blamed ? attempts + 1 : attempts);
-      return blamed ? "rejected" : "no-answer";
+      if (blamed) {
+        await this.#mark(seq, "errored", attempts + 1);
+        return "rejected";
+      }
+      await this.#markAllErrored();
+      return "no-answer";
     }
+  }
+
+  /** What waits behind it could not be delivered either. */
+  #markAllErrored(): Promise<void> {
+    const { notifications, commits } = this.#options;
+    return commits.write(() => notifications.setErrored(this.#to), "crash");
   }
 
   /** Not worth a sync of its own: a mark that a power cut takes costs one repeat, which the receiver recognises. */

@@ -1,3 +1,4 @@
+import { setMaxListeners } from "node:events";
 import type { AddressInfo } from "node:net";
 import { createServer, type SecureContext, type Server, type TLSSocket } from "node:tls";
 import { ChildSignal, type Disposable } from "../../core/scope.js";
@@ -91,6 +92,7 @@ export async function listenTls(
 ): Promise<TlsListener> {
   const { host, port, identity, clientCa, contextFor } = options;
   const stop = new ChildSignal(signal);
+  setMaxListeners(0, stop.signal); // each connection has some, and takes them off
   const serving = new Set<Promise<void>>();
   const server = createServer({
     ...identity,

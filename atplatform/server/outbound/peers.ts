@@ -84,12 +84,17 @@ export class Peers {
     return this.#connect(peer);
   }
 
-  close(): void {
-    this.#closed = true;
-    clearInterval(this.#sweeper);
+  /** Ends every pooled connection; the next request opens a new one. */
+  disconnect(): void {
     for (const connection of this.#open.values()) connection.close();
     this.#open.clear();
     this.#pool.clear();
+  }
+
+  close(): void {
+    this.#closed = true;
+    clearInterval(this.#sweeper);
+    this.disconnect();
   }
 
   async #connection(peer: AtSign, channel: PeerChannel): Promise<PeerConnection> {

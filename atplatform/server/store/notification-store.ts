@@ -62,6 +62,7 @@ export class NotificationStore {
   readonly #nextFor: Statement<[string, number, number, number], Row>;
   readonly #destinations: Statement<[number], { to: AtSign }>;
   readonly #setStatus: Statement<[string, number, number]>;
+  readonly #setErrored: Statement<[string]>;
   readonly #replace: Statement<[string, string]>;
   readonly #supersede: Statement<[string, string, number]>;
   readonly #remove: Statement<[string]>;
@@ -92,6 +93,9 @@ export class NotificationStore {
     this.#destinations = db.prepare(`SELECT DISTINCT to_at_sign AS "to" FROM notification
       WHERE type = 'sent' AND status <> 'delivered' AND expires_at > ?`);
     this.#setStatus = db.prepare("UPDATE notification SET status = ?, attempts = ? WHERE seq = ?");
+    this.#setErrored = db.prepare(
+      "UPDATE notification SET status = 'errored' WHERE type = 'sent' AND status = 'queued' AND to_at_sign = ?",
+    );
     this.#replace = db.prepare("DELETE FROM notification WHERE id = ? AND from_at_sign = ?");
     this.#supersede = db.prepare(`DELETE FROM notification WHERE seq IN (
       SELECT seq FROM notification WHERE type = 'sent' AND status <> 'delivered' AND strategy = 'latest'
@@ -161,6 +165,11 @@ export class NotificationStore {
 
   setStatus(seq: number, status: NotificationStatus, attempts: number): void {
     this.#setStatus.run(status, attempts, seq);
+  }
+
+  /** Everything that waits for this destination. */
+  setErrored(to: AtSign): void {
+    this.#setErrored.run(to);
   }
 
   remove(id: string): void {
