@@ -1,4 +1,4 @@
-import { closeSync, fdatasync, fstatSync, fsync, openSync } from "node:fs";
+import { closeSync, fdatasync, fstatSync, fsync, openSync, write } from "node:fs";
 import { dirname } from "node:path";
 import { promisify } from "node:util";
 import { codeOf, EdgeError, LimitExceeded } from "./errors.js";
@@ -65,8 +65,9 @@ export class DatabaseClosed extends EdgeError {
  * handle see the open transaction at once.
  *
  * The WAL is emptied only in this order, with no write in between: sync WAL, copy into the database file, sync that,
- * truncate WAL, sync WAL. Without the truncation the WAL would restart over its old frames, and a power cut that loses
- * the new header but not the new frames would replay a part of the old ones (SQLite ticket ff5be73dee).
+ * zero the header of the WAL, sync WAL. With its header the WAL would restart over its old frames, and a power cut that
+ * loses the new header but not the new frames would replay a part of the old ones (SQLite ticket ff5be73dee). It is not
+ * truncated: to sync a file that does not grow costs half, because the file system has nothing to put in its journal.
  *
  * A failed sync fails the handle for good. A failed commit (disk full) rejects the writes of that batch only.
  */
@@ -80,17 +81,17 @@ export async function openGroupCommit(options: GroupCommitOptions): Promise<Grou
     if (mode !== "wal") throw new EdgeError(`${path}: SQLite refused the write-ahead log, mode is ${String(mode)}`);
     db.pragma("wal_autocheckpoint = 0");
     db.exec("BEGIN IMMEDIATE; COMMIT"); // creates the WAL, or recovers the one that a crash left
-    const open = (name: string): number => {
-      const fd = openSync(name, "r");
+    const open = (name: string, flags = "r"): number => {
+      const fd = openSync(name, flags);
       fds.push(fd);
       return fd;
     };
     const dbFd = open(path);
-    const walFd = open(`${path}-wal`);
+    const walFd = open(`${path}-wal`, "r+");
     const folderFd = open(dirname(path));
     // Frames that a killed process left may be with the kernel only, and callers are about to act on them.
     await synced(path, async () => {
-      await emptyWal({ db, disk, dbFd, walFd });
+      await emptyWal({ db, disk, dbFd, walFd }, "truncate");
       await disk.fsync(folderFd);
     });
     return new GroupCommit(options, { dbFd, walFd, folderFd });
@@ -131,6 +132,8 @@ export class GroupCommit {
   #deferred: (() => void)[] = [];
   #checkpointing = false;
   #checkpointAtBytes: number;
+  /** Of frames since the WAL was emptied; its file may be longer. */
+  #walBytes = 0;
   #hurry = false;
   #syncing: Promise<void> | undefined;
   #cancelCommit: (() => void) | undefined;
@@ -209,6 +212,12 @@ export class GroupCommit {
     this.#hurry = true; // a sync that is under way is followed by a commit at once
     if (!this.#syncing) this.#commit();
     await done;
+  }
+
+  /** Resolves when all is on the disk; the WAL is emptied before the next write. */
+  emptyWal(): Promise<void> {
+    this.#checkpointAtBytes = 0;
+    return this.flush();
   }
 
   /** Makes all durable, empties the WAL and closes the database. Called again, it gives the same promise. */
@@ -297,6 +306,7 @@ export class GroupCommit {
     }
     this.#settleAll(batch.filter((waiter) => waiter.durability === "crash"));
     this.#unsynced.push(...batch.filter((waiter) => waiter.durability === "power-cut"));
+    this.#walBytes = walBytes(this.#db);
     if (!this.#checkpointing && !this.#syncing && (this.#unsynced.length > 0 || this.#walIsLong())) {
       this.#syncing = this.#syncAll();
     }
@@ -336,10 +346,15 @@ export class GroupCommit {
     try {
       this.#commit();
       await this.#syncOnce();
-      const emptied = await synced(this.#path, () => emptyWal({ db: this.#db, disk: this.#disk, ...this.#files }));
+      // A WAL that grew while the disk was full, or in one large batch, gives its room back.
+      const isLarge = fstatSync(this.#files.walFd).size > 2 * this.#walLimitBytes;
+      const emptied = await synced(this.#path, () =>
+        emptyWal({ db: this.#db, disk: this.#disk, ...this.#files }, isLarge ? "truncate" : "keep-room"),
+      );
       if (emptied) this.#checkpoints += 1;
       else this.#checkpointsPutOff += 1;
-      this.#checkpointAtBytes = this.#walLimitBytes + (emptied ? 0 : this.#walBytes());
+      if (emptied) this.#walBytes = 0;
+      this.#checkpointAtBytes = this.#walLimitBytes + this.#walBytes;
     } finally {
       this.#checkpointing = false;
     }
@@ -364,12 +379,8 @@ export class GroupCommit {
     }
   }
 
-  #walBytes(): number {
-    return fstatSync(this.#files.walFd).size;
-  }
-
   #walIsLong(): boolean {
-    return this.#walBytes() > this.#checkpointAtBytes;
+    return this.#walBytes > this.#checkpointAtBytes;
   }
 
   #settleAll(waiters: readonly Waiter[]): void {
@@ -392,6 +403,9 @@ export class GroupCommit {
   }
 }
 
+const WAL_HEADER = Buffer.alloc(32);
+const writeAt = promisify(write);
+
 const nodeDisk: DiskSync = { fdatasync: promisify(fdatasync), fsync: promisify(fsync) };
 
 async function synced<T>(path: string, work: () => Promise<T>): Promise<T> {
@@ -408,26 +422,44 @@ interface WalAndDisk extends Omit<Files, "folderFd"> {
 }
 
 /** False when the database file could not be written (no space): the WAL is then as good as before. */
-async function emptyWal({ db, disk, dbFd, walFd }: WalAndDisk): Promise<boolean> {
+async function emptyWal({ db, disk, dbFd, walFd }: WalAndDisk, how: "truncate" | "keep-room"): Promise<boolean> {
   await disk.fdatasync(walFd);
   if (!copiedWhole(db)) return false;
   await disk.fsync(dbFd);
-  db.pragma("wal_checkpoint(TRUNCATE)");
-  if (fstatSync(walFd).size > 0) throw new Error("SQLite did not truncate the write-ahead log");
-  await disk.fsync(walFd);
+  if (how === "truncate") {
+    db.pragma("wal_checkpoint(TRUNCATE)");
+    if (fstatSync(walFd).size > 0) throw new Error("SQLite did not truncate the write-ahead log");
+    await disk.fsync(walFd);
+  } else {
+    // SQLite reads the header in recovery only, and writes a new one with the next frame.
+    await writeAt(walFd, WAL_HEADER, 0, WAL_HEADER.length, 0);
+    await disk.fdatasync(walFd);
+  }
   return true;
 }
 
 function copiedWhole(db: SqlHandle): boolean {
   try {
-    const rows = db.pragma("wal_checkpoint(PASSIVE)");
-    const row: unknown = Array.isArray(rows) ? rows[0] : undefined;
-    if (typeof row !== "object" || row === null || !("log" in row) || !("checkpointed" in row)) return false;
-    return row.log === row.checkpointed;
+    const { frames, copied } = walState(db, "PASSIVE");
+    return frames === copied;
   } catch (error) {
     if (codeOf(error)?.startsWith("SQLITE_FULL") || codeOf(error)?.startsWith("SQLITE_LOCKED")) return false;
     throw error;
   }
+}
+
+/** With no transaction open. A frame is a page and its header of 24 bytes. */
+function walBytes(db: SqlHandle): number {
+  return walState(db, "NOOP").frames * (Number(db.pragma("page_size", { simple: true })) + 24);
+}
+
+function walState(db: SqlHandle, mode: "NOOP" | "PASSIVE"): { readonly frames: number; readonly copied: number } {
+  const rows = db.pragma(`wal_checkpoint(${mode})`);
+  const row: unknown = Array.isArray(rows) ? rows[0] : undefined;
+  if (typeof row !== "object" || row === null || !("log" in row) || !("checkpointed" in row)) {
+    throw new Error("SQLite does not tell the length of the write-ahead log");
+  }
+  return { frames: Number(row.log), copied: Number(row.checkpointed) };
 }
 
 /** SQLite copies the WAL at close and deletes it: unless told to sync, before the copy is on the disk. */
