@@ -1,15 +1,14 @@
 import { createCipheriv, randomBytes } from "node:crypto";
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
-import Database from "better-sqlite3";
 import t from "tap";
 import { openAtClient } from "../../atplatform/client/at-client.js";
 import { readAtKeysFile } from "../../atplatform/crypto/at-keys-file.js";
 import { parseAtSign } from "../../atplatform/protocol/at-sign.js";
 import { DEVICE, OWNER, READER, type Site } from "../../demo/site.js";
 import { base64Texts, findClearText, type Finding, openedWithKeysInSight } from "../fixtures/clear-text-search.js";
-import { RecordingProxy } from "../fixtures/recording-proxy.js";
-import { Whole } from "../fixtures/whole.js";
+import type { RecordingProxy } from "../fixtures/recording-proxy.js";
+import { proxyAtServers, Whole } from "../fixtures/whole.js";
 
 /** What only the two ends may see: names of readings, and the words of commands. */
 const READINGS = ["board/temperature", "bench/illuminance", "memory.available"];
@@ -23,7 +22,7 @@ t.test("no clear text is at the atServers, in their logs or on the wire", { time
   });
   await using whole = await Whole.start({
     rateHz: 10,
-    beforeAgent: async (site) => void proxies.push(...(await proxiesFor(site))),
+    beforeAgent: async (site) => void proxies.push(...(await proxyAtServers(site))),
   });
   for (const name of ["board/temperature", "bench/illuminance.1", "memory.available"]) {
     for (let tries = 0; !whole.seen.some((reading) => reading.name === name) && tries < 300; tries++) await pause();
@@ -78,28 +77,6 @@ function search(sources: readonly Source[]): Finding[] {
   const texts = [...new Set(sources.flatMap(({ bytes }) => base64Texts(bytes)))];
   const opened = openedWithKeysInSight(texts).map((bytes) => ({ name: "opened with keys in sight", bytes }));
   return [...sources, ...opened].flatMap(({ name, bytes }) => findClearText(bytes, NEEDLES, name));
-}
-
-/** Puts a proxy in front of each atServer, and its address into the directory. */
-async function proxiesFor(site: Site): Promise<RecordingProxy[]> {
-  const platform = join(site.folder, "platform");
-  const pem = (name: string): Promise<string> => readFile(join(platform, name), "utf8");
-  const leaf = (await readdir(platform)).find((name) => /^leaf-.*\.pem$/u.test(name)) ?? "no leaf certificate";
-  const [cert, key, ca] = await Promise.all([pem(leaf), pem(leaf.replace(/pem$/u, "key")), pem("ca.pem")]);
-  const directory = new Database(join(platform, "directory.db"));
-  const entries = directory.prepare("SELECT name, host, port FROM entry").all() as {
-    name: string;
-    host: string;
-    port: number;
-  }[];
-  const proxies: RecordingProxy[] = [];
-  for (const { name, host, port } of entries) {
-    const proxy = await RecordingProxy.listen({ cert, key, ca, upstream: { host, port } });
-    directory.prepare("UPDATE entry SET port = ? WHERE name = ?").run(proxy.port, name);
-    proxies.push(proxy);
-  }
-  directory.close();
-  return proxies;
 }
 
 async function filesOf(folder: string): Promise<Source[]> {
