@@ -1,4 +1,5 @@
 import * as v from "valibot";
+import { ArgumentInvalid } from "./link-errors.js";
 
 const integer = (min: number, max: number) => v.pipe(v.number(), v.integer(), v.minValue(min), v.maxValue(max));
 
@@ -74,3 +75,28 @@ export const linkSchema = v.pipe(
 );
 
 export type LinkConfig = v.InferOutput<typeof linkSchema>;
+
+const fileSchema = v.looseObject({
+  stateDir: v.optional(v.string(), "/var/lib/atedge"),
+  driver: v.optional(v.array(v.looseObject({ id: v.string(), type: v.string() })), []),
+});
+
+/**
+ * The table of one link driver in an agent's parsed configuration file; the rest of the file is not looked at.
+ *
+ * @throws {ArgumentInvalid} when it is not there or not a good one.
+ */
+export function linkConfigOf(file: unknown, id: string): { readonly config: LinkConfig; readonly stateDir: string } {
+  const parsed = v.safeParse(fileSchema, file);
+  if (!parsed.success)
+    throw new ArgumentInvalid("the configuration has no drivers that can be read; see `atedge config check`");
+  const { stateDir, driver } = parsed.output;
+  const links = driver.filter(({ type }) => type === "link");
+  const table = links.find((link) => link.id === id);
+  const names = links.map((link) => link.id).join(", ") || "none";
+  if (!table) throw new ArgumentInvalid(`there is no driver ${id} of type "link"; there is ${names}`);
+  const config = v.safeParse(linkSchema, table);
+  if (config.success) return { config: config.output, stateDir };
+  const [issue] = config.issues;
+  throw new ArgumentInvalid(`driver ${id}: ${v.getDotPath(issue) ?? ""}: ${issue.message}`);
+}

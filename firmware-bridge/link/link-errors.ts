@@ -24,3 +24,8 @@ export type LinkRefusal =
 export class PairingFailed extends EdgeError {
   override readonly code: string = "PAIRING_FAILED";
 }
+
+/** What a person asked for cannot be; exit code 2. */
+export class ArgumentInvalid extends EdgeError {
+  override readonly code: string = "ARGUMENT_INVALID";
+}

@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import * as v from "valibot";
@@ -45,6 +46,10 @@ const recordSchema = v.strictObject({
     }),
   ),
 });
+
+/** How people and reports name a board's key. */
+export const fingerprintOf = (boardKey: Uint8Array): string =>
+  `sha256:${createHash("sha256").update(boardKey).digest("hex")}`;
 
 const fileOf = (folder: string): string => join(folder, "link.json");
 

@@ -6,7 +6,7 @@ import { parseSignedManifest } from "./manifest.js";
 import type { Updater } from "./updater.js";
 
 /** Bytes of an image in one command: with base64 and its envelope it fits a notification. */
-export const FIRMWARE_PIECE_BYTES = 4096;
+export const FIRMWARE_PIECE_BYTES = 16_384;
 
 const object = (properties: Readonly<Record<string, unknown>>) => ({
   type: "object",

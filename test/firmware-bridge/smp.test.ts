@@ -6,10 +6,13 @@ import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import t from "tap";
 import nacl from "tweetnacl";
+import * as v from "valibot";
 import { systemClock } from "../../core/clock.js";
+import type { DriverDeps } from "../../core/driver.js";
 import { DeviceGone, SyntaxInvalid } from "../../core/errors.js";
 import { type LogFields, silentLog } from "../../core/log.js";
 import { Scope } from "../../core/scope.js";
+import { bridgeOpener, bridgeSchemas } from "../../firmware-bridge/registry.js";
 import { mcubootHash } from "../../firmware-bridge/smp/mcuboot-image.js";
 import { SmpClient } from "../../firmware-bridge/smp/smp-client.js";
 import {
@@ -29,6 +32,7 @@ import { UpdateStore } from "../../firmware-bridge/update/update-store.js";
 import { Updater } from "../../firmware-bridge/update/updater.js";
 import { cutAt } from "../fixtures/cut.js";
 import { hashOf, newFlash, SmpBoard, type SmpBoardOptions, smpImage } from "./smp-board.js";
+import { until } from "./link-rig.js";
 import { seeded } from "./wire-faults.js";
 
 const never = new AbortController().signal;
@@ -208,6 +212,52 @@ t.test("An SMP client", async (t) => {
     await using client = new SmpClient({ port: new SmpBoard(newFlash(), { lose: () => true }), clock });
     await t.rejects(smpEcho(client, "x", never), { code: "TIMED_OUT" });
   });
+});
+
+t.test("The SMP driver lists images, and takes firmware over the command path", async (t) => {
+  const flash = newFlash();
+  const folder = t.testdir();
+  const signer = nacl.sign.keyPair();
+  const clock = { ...systemClock, sleep: (ms: number, signal: AbortSignal) => systemClock.sleep(ms / 50, signal) };
+  const deps: DriverDeps = {
+    publish: async () => undefined,
+    openPort: async () => new SmpBoard(flash, { bufferBytes: 512 }),
+    clock,
+    log: silentLog,
+    stateDir: async () => folder,
+  };
+  const keys = [Buffer.from(signer.publicKey).toString("base64")];
+  const config = v.parse(bridgeSchemas.smp, {
+    id: "radio",
+    type: "smp",
+    path: "/dev/x",
+    hardware: "nrf52840dk",
+    firmware: { keys },
+  });
+  const stop = new AbortController();
+  const driver = await bridgeOpener(config)(deps, stop.signal);
+  const running = driver.run(stop.signal);
+  t.match(await driver.call("images", {}, never), [{ version: "1.0.0", active: true, confirmed: true }]);
+  const image = smpImage("2.0.0", 3000);
+  const manifest = {
+    target: "radio",
+    hardware: "nrf52840dk",
+    version: "2.0.0",
+    sha256: toHex(hashOf(image)),
+    size: image.length,
+    counter: 0,
+  };
+  await t.rejects(driver.call("firmware-begin", { ...signManifest(manifest, nacl.sign.keyPair().secretKey) }, never), {
+    code: "COMMAND_REFUSED",
+  });
+  t.strictSame(await driver.call("firmware-begin", { ...signManifest(manifest, signer.secretKey) }, never), {
+    offset: 0,
+  });
+  await driver.call("firmware-data", { offset: 0, data: Buffer.from(image).toString("base64") }, never);
+  await until(() => flash.active === 1 && flash.confirmed, "the new firmware");
+  stop.abort();
+  await running;
+  await driver[Symbol.asyncDispose]();
 });
 
 t.test("An MCUboot image is named by the SHA-256 of its trailer", async (t) => {
