@@ -22,7 +22,18 @@ export type DriverConfig = v.InferOutput<typeof driverSchema>;
 /** What opens the driver of a table. Its code and libraries are loaded when it is opened for the first time. */
 export function configuredDriver(config: DriverConfig): ConfiguredDriver {
   const { id, type } = config;
-  return { id, type, open: opener(config) };
+  const untilPresent = arrival(config);
+  return { id, type, open: opener(config), ...(untilPresent ? { untilPresent } : {}) };
+}
+
+function arrival(config: DriverConfig): ConfiguredDriver["untilPresent"] {
+  if (config.type !== "serial") return undefined;
+  const { path, usb } = config;
+  return async (signal) => {
+    const { untilPathAppears, untilUsbAppears } = await import("./serial/arrival.js");
+    if (path !== undefined) await untilPathAppears(path, signal);
+    else if (usb !== undefined) await untilUsbAppears(usb, signal);
+  };
 }
 
 function opener(config: DriverConfig): ConfiguredDriver["open"] {

@@ -55,7 +55,8 @@ export interface SupervisedOptions {
   readonly type: string;
   readonly open: (deps: DriverDeps, signal: AbortSignal) => Promise<Driver>;
   readonly deps: DriverDeps;
-  readonly limits?: Partial<DriverLimits>;
+  readonly untilPresent?: ((signal: AbortSignal) => Promise<void>) | undefined;
+  readonly limits?: Partial<DriverLimits> | undefined;
   readonly random?: () => number;
 }
 
@@ -131,7 +132,7 @@ export class SupervisedDriver {
       this.#report(failure);
       if (clock.monotonicMs() - startMs >= this.#limits.steadyMs) waits = this.#waits();
       this.#enter("waiting");
-      await clock.sleep(waits.next().value, stop).catch(() => undefined);
+      if (await this.#wait(waits.next().value, stop)) waits = this.#waits();
     }
     this.#enter("stopped");
   }
@@ -234,6 +235,22 @@ export class SupervisedDriver {
     await within(() => driver[Symbol.asyncDispose](), options, never).catch((error: unknown) => {
       log.warn({ err: error }, "driver did not close");
     });
+  }
+
+  /** Waits, or until the device comes: then it gives true. */
+  async #wait(ms: number, stop: AbortSignal): Promise<boolean> {
+    await using wait = new ChildSignal(stop);
+    const { untilPresent } = this.#options;
+    const present = untilPresent?.(wait.signal).then(
+      () => true,
+      // No watch, as where inotify has no room left: the schedule alone then.
+      () => new Promise<never>(() => undefined),
+    );
+    const late = this.#deps.clock.sleep(ms, wait.signal).then(
+      () => false,
+      () => false,
+    );
+    return await Promise.race(present ? [late, present] : [late]);
   }
 
   #waits(): Generator<number, never> {

@@ -13,6 +13,8 @@ export interface ConfiguredDriver {
   readonly id: string;
   readonly type: string;
   readonly open: SupervisedOptions["open"];
+  /** Resolves when a device that is away has come; it ends the wait before the next opening. */
+  readonly untilPresent?: SupervisedOptions["untilPresent"];
 }
 
 export interface DriverSupervisorOptions {
@@ -73,7 +75,10 @@ export class DriverSupervisor {
   }
 }
 
-function supervise({ id, type, open }: ConfiguredDriver, options: DriverSupervisorOptions): SupervisedDriver {
+function supervise(
+  { id, type, open, untilPresent }: ConfiguredDriver,
+  options: DriverSupervisorOptions,
+): SupervisedDriver {
   const stateDir = join(options.stateDir, id);
   const deps: DriverDeps = {
     publish: (readings) => options.publish(id, readings),
@@ -85,5 +90,5 @@ function supervise({ id, type, open }: ConfiguredDriver, options: DriverSupervis
       return stateDir;
     },
   };
-  return new SupervisedDriver({ id, type, open, deps, ...(options.limits ? { limits: options.limits } : {}) });
+  return new SupervisedDriver({ id, type, open, untilPresent, deps, limits: options.limits });
 }

@@ -1,5 +1,23 @@
 import * as v from "valibot";
-import { commandEntries, doc, driverId, fieldEntries, filePath, integer, pointer, template } from "../config-parts.js";
+import {
+  commandEntries,
+  doc,
+  driverId,
+  fieldEntries,
+  filePath,
+  integer,
+  parseWith,
+  pointer,
+  template,
+} from "../config-parts.js";
+import { BINARY_TYPES } from "./binary-fields.js";
+import { parseUsbMatch } from "./usb-ports.js";
+
+const bytes = v.pipe(
+  v.string(),
+  v.regex(/^(?:[0-9a-f]{2}){0,8}$/iu, "expected up to 8 bytes as hex digits"),
+  v.transform((text) => Buffer.from(text, "hex")),
+);
 
 const command = v.strictObject({
   ...commandEntries,
@@ -36,10 +54,20 @@ export const serialSchema = v.pipe(
   v.strictObject({
     id: driverId,
     type: v.literal("serial"),
-    path: v.pipe(
-      filePath,
-      doc("The port; a name under /dev/serial/by-id survives other sockets."),
-      v.examples(["/dev/serial/by-id/usb-Arduino_Uno_5573-if00"]),
+    path: v.optional(
+      v.pipe(
+        filePath,
+        doc("The port; a name under /dev/serial/by-id survives other sockets. Either this or `usb`."),
+        v.examples(["/dev/serial/by-id/usb-Arduino_Uno_5573-if00"]),
+      ),
+    ),
+    usb: v.optional(
+      v.pipe(
+        v.string(),
+        v.examples(["2341:0043", "2341:0043:5573"]),
+        parseWith(parseUsbMatch),
+        doc("The USB adapter by vendor, product and, where there are two of a kind, serial number."),
+      ),
     ),
     baud: v.optional(v.pipe(integer(50, 4_000_000), doc("Bits per second.")), 115_200),
     dataBits: v.optional(v.pipe(v.picklist([7, 8]), doc("Data bits.")), 8),
@@ -47,10 +75,98 @@ export const serialSchema = v.pipe(
     stopBits: v.optional(v.pipe(v.picklist([1, 2]), doc("Stop bits.")), 1),
     frame: v.optional(
       v.pipe(
-        v.picklist(["json-lines", "key-value"]),
-        doc("One JSON object a line, or `key=value` pairs a line, apart by spaces, commas or semicolons. Both ways."),
+        v.picklist([
+          "json-lines",
+          "key-value",
+          "csv",
+          "nmea",
+          "delimited",
+          "fixed-length",
+          "length-prefixed",
+          "cobs",
+          "slip",
+        ]),
+        doc(
+          "How the device marks off its messages, both ways. Lines: a JSON object; `key=value` pairs apart by spaces, commas or semicolons; CSV; NMEA 0183. Bytes, with `content` inside: to a `delimiter`, of a fixed length, with a length before them, COBS, SLIP.",
+        ),
       ),
       "json-lines",
+    ),
+    content: v.optional(
+      v.pipe(
+        v.picklist(["json", "key-value", "binary"]),
+        doc("What is in a frame of bytes; `binary` has numbers at fixed places, see `field`, and takes no commands."),
+      ),
+      "json",
+    ),
+    columns: v.optional(
+      v.pipe(v.array(v.string()), doc("Names of the CSV columns. Left out: the device prints a header.")),
+      [],
+    ),
+    separator: v.optional(v.pipe(v.string(), v.length(1), doc("Between CSV cells.")), ","),
+    delimiter: v.optional(v.pipe(bytes, v.minLength(1), doc("End of a delimited frame, in hex.")), "0a"),
+    start: v.optional(
+      v.pipe(
+        bytes,
+        doc(
+          "What a frame of fixed or given length begins with, in hex; without it a lost byte is found by the checksum only.",
+        ),
+      ),
+      "",
+    ),
+    length: v.optional(
+      v.pipe(integer(1, 65_536), doc("Bytes of each frame of fixed length, without start and checksum.")),
+    ),
+    lengthBytes: v.optional(
+      v.pipe(
+        v.picklist([1, 2]),
+        doc("Bytes of the length before a frame; it counts what follows, without the checksum."),
+      ),
+      1,
+    ),
+    order: v.optional(
+      v.pipe(v.picklist(["big", "little"]), doc("Order of bytes in the length and in binary fields.")),
+      "big",
+    ),
+    checksum: v.optional(
+      v.pipe(
+        v.picklist(["none", "xor8", "sum8", "crc16-modbus"]),
+        doc(
+          "After a frame of fixed or given length, over length and content. For NMEA only `none` has a meaning: sentences without one are taken.",
+        ),
+      ),
+    ),
+    field: v.optional(
+      v.pipe(
+        v.array(
+          v.strictObject({
+            name: v.pipe(v.string(), v.nonEmpty(), doc("Name of the field, for the pointer of a reading.")),
+            at: v.pipe(integer(0, 65_535), doc("Bytes from the beginning of the frame.")),
+            type: v.pipe(v.picklist(BINARY_TYPES), doc("Type of the number.")),
+            order: v.optional(
+              v.pipe(v.picklist(["big", "little"]), doc("Order of its bytes, when it is another one.")),
+            ),
+          }),
+        ),
+        doc("The numbers in a binary frame."),
+      ),
+      [],
+    ),
+    silentAfterMs: v.optional(
+      v.pipe(integer(100, 86_400_000), doc("A device that says nothing for so long is opened anew, in milliseconds.")),
+    ),
+    poll: v.optional(
+      v.pipe(
+        v.array(
+          v.strictObject({
+            line: v.pipe(v.string(), v.nonEmpty(), v.maxLength(4096), doc("What is sent, in the frame of the driver.")),
+            intervalMs: v.pipe(integer(10, 86_400_000), doc("Time between two of it, in milliseconds.")),
+          }),
+        ),
+        v.maxLength(32),
+        doc("What to ask a device that says nothing by itself; what it answers is read like any other message."),
+      ),
+      [],
     ),
     maxLineBytes: v.optional(v.pipe(integer(16, 65_536), doc("A longer line is dropped and counted.")), 4096),
     answerId: v.optional(
@@ -82,7 +198,13 @@ export const serialSchema = v.pipe(
     ),
     command: v.optional(v.pipe(v.array(command), doc("The commands the device takes.")), []),
   }),
-  doc("A device on a serial line that speaks lines of text."),
+  v.check(({ path, usb }) => (path === undefined) !== (usb === undefined), "expected either path or usb"),
+  v.check(({ frame, length }) => frame !== "fixed-length" || length !== undefined, "fixed-length: expected length"),
+  v.check(
+    ({ content, field, command }) => content !== "binary" || (field.length > 0 && command.length === 0),
+    "content binary: expected fields and no commands",
+  ),
+  doc("A device on a serial line."),
 );
 
 export type SerialConfig = v.InferOutput<typeof serialSchema>;

@@ -54,7 +54,8 @@ export const keyValueLines: LineCodec = {
       .join(" "),
 };
 
-function scalar(text: string): string | number | boolean {
+/** Text as a number or a truth value, where it looks like one. */
+export function scalar(text: string): string | number | boolean {
   if (NUMBER.test(text)) return Number(text);
   return text === "true" ? true : text === "false" ? false : text;
 }

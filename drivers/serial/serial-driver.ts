@@ -2,7 +2,6 @@ import { utf8 } from "../../core/bytes.js";
 import { CommandRefused, CommandUncertain } from "../../core/command-errors.js";
 import type { Driver, DriverDeps, OpenDriver, Reading } from "../../core/driver.js";
 import { DeviceGone } from "../../core/errors.js";
-import { LineFramer } from "../../core/line-framer.js";
 import type { Port } from "../../core/port.js";
 import { ChildSignal } from "../../core/scope.js";
 import { commandNamed, describe } from "../configured-command.js";
@@ -12,17 +11,34 @@ import { valueAt } from "../json-pointer.js";
 import { fill, fillText, namesIn } from "../template.js";
 import { within } from "../within.js";
 import type { SerialCommand, SerialConfig } from "./config.js";
-import { jsonLines, keyValueLines, type Fields, type LineCodec } from "./line-codec.js";
+import type { FrameCodec } from "./frame-codec.js";
+import type { Fields, LineCodec } from "./line-codec.js";
+import { PortUnusable } from "./open-port.js";
+import { protocolOf } from "./protocol.js";
+import { findUsbPorts } from "./usb-ports.js";
 
-/** Lines on their way into the outbox at most; then reading stops. */
-const MAX_PENDING_LINES = 1024;
+/** Messages on their way into the outbox at most; then reading stops. */
+const MAX_PENDING = 1024;
 
 /** A device that speaks lines, by the keys of {@link SerialConfig}. */
 export const openSerial: OpenDriver<SerialConfig> = async (config, deps, signal) => {
-  const { path, baud, dataBits, parity, stopBits } = config;
-  const port = await deps.openPort(path, { baudRate: baud, dataBits, parity, stopBits }, signal);
+  const { baud, dataBits, parity, stopBits } = config;
+  const port = await deps.openPort(await portPath(config), { baudRate: baud, dataBits, parity, stopBits }, signal);
   return new SerialDriver(config, deps, port);
 };
+
+/** @throws {DeviceGone} when no adapter fits, {PortUnusable} when several do. */
+async function portPath({ path, usb }: SerialConfig): Promise<string> {
+  if (path !== undefined) return path;
+  const fitting = usb === undefined ? [] : await findUsbPorts(usb);
+  const [first, second] = fitting;
+  if (!first) throw new DeviceGone("no USB adapter with these identifiers is plugged in");
+  if (second) {
+    const which = fitting.map((port) => `${port.path} (serial number ${port.serialNumber ?? "none"})`).join(", ");
+    throw new PortUnusable(`several USB adapters fit: ${which}; name the serial number`);
+  }
+  return first.path;
+}
 
 interface AwaitedAnswer {
   readonly matches: (fields: Fields) => boolean;
@@ -36,11 +52,13 @@ class SerialDriver implements Driver {
   readonly #config: SerialConfig;
   readonly #deps: DriverDeps;
   readonly #port: Port;
-  readonly #codec: LineCodec;
-  readonly #lines: LineFramer;
+  readonly #frames: FrameCodec;
+  readonly #content: LineCodec;
   readonly #ackNames: readonly string[];
   readonly #answersById: boolean;
+  readonly #finish: (line: string) => string;
   #awaited: AwaitedAnswer | undefined;
+  #chunks = 0;
   #lastId = 0;
   #noise = 0;
   #acks = 0;
@@ -52,32 +70,61 @@ class SerialDriver implements Driver {
     this.#config = config;
     this.#deps = deps;
     this.#port = port;
-    this.#codec = config.frame === "json-lines" ? jsonLines : keyValueLines;
-    this.#lines = new LineFramer({ maxBytes: config.maxLineBytes, onLimit: "drop" });
+    const { frames, content, finish } = protocolOf(config);
+    this.#frames = frames;
+    this.#content = content;
+    this.#finish = finish ?? ((line) => line);
     this.#ackNames = config.ack === undefined ? [] : namesIn(config.ack);
     this.#answersById = config.command.some(({ answer }) => answer === "id");
   }
 
-  /** `noise` are lines that are none of ours, a boot banner among them; `tooLong` lines over the limit. */
+  /** `noise` are frames that are none of ours, a boot banner among them; `dropped` those too long or malformed. */
   counters(): Readonly<Record<string, number>> {
-    const { dropped: tooLong } = this.#lines;
-    return { noise: this.#noise, tooLong, acks: this.#acks, strayAnswers: this.#strayAnswers };
+    const { dropped } = this.#frames;
+    return { noise: this.#noise, dropped, acks: this.#acks, strayAnswers: this.#strayAnswers };
   }
 
   async run(stop: AbortSignal): Promise<void> {
     await using session = new ChildSignal(stop);
-    const pending = new InOrder((error) => session.abort(error));
+    const fail = (error: unknown): void => session.abort(error);
+    const pending = new InOrder(fail);
+    const polls = this.#config.poll.map(({ line, intervalMs }) => this.#poll(line, intervalMs, session.signal));
+    const tasks = [...polls, this.#listenForSilence(session.signal)].map((task) => task.catch(fail));
     try {
       for await (const chunk of this.#port.read(session.signal)) {
-        this.#take(this.#lines.push(chunk), pending, session.signal);
-        await pending.atMost(MAX_PENDING_LINES, session.signal);
+        this.#chunks += 1;
+        this.#take(this.#frames.push(chunk), pending, session.signal);
+        await pending.atMost(MAX_PENDING, session.signal);
       }
       session.signal.throwIfAborted();
       throw new DeviceGone(`${this.#port.path} went away`);
     } catch (error) {
       this.#awaited?.reject(new CommandUncertain(`${this.#port.path} went away`, { cause: error }));
       if (!stop.aborted) throw error;
+    } finally {
+      session.abort();
+      await Promise.all(tasks);
     }
+  }
+
+  /** Asks a device that says nothing by itself; not while a command waits for its answer. */
+  async #poll(line: string, intervalMs: number, signal: AbortSignal): Promise<void> {
+    const bytes = this.#encode(this.#finish(line));
+    for (;;) {
+      if (!this.#awaited) await this.#port.write(bytes, signal);
+      await this.#deps.clock.sleep(intervalMs, signal);
+    }
+  }
+
+  /** @throws {DeviceGone} when the device has said nothing for the configured time. */
+  async #listenForSilence(signal: AbortSignal): Promise<void> {
+    const { silentAfterMs } = this.#config;
+    if (silentAfterMs === undefined) return;
+    for (let before = -1; this.#chunks !== before; ) {
+      before = this.#chunks;
+      await this.#deps.clock.sleep(silentAfterMs, signal);
+    }
+    throw new DeviceGone(`${this.#port.path}: the device has said nothing for ${silentAfterMs} ms`);
   }
 
   async call(name: string, args: Readonly<Record<string, unknown>>, signal: AbortSignal): Promise<unknown> {
@@ -104,24 +151,24 @@ class SerialDriver implements Driver {
     await this.#port[Symbol.asyncDispose]();
   }
 
-  #take(lines: readonly Buffer[], pending: InOrder, signal: AbortSignal): void {
+  #take(frames: readonly Uint8Array[], pending: InOrder, signal: AbortSignal): void {
     const timeMs = this.#deps.clock.now();
-    const messages = lines.flatMap((line) => this.#message(line));
+    const messages = frames.flatMap((frame) => this.#message(frame));
     if (messages.length === 0) return;
     const readings = messages.flatMap((fields) => this.#readings(fields, timeMs));
     const acks = messages.flatMap((fields) => this.#ack(fields));
     const work = readings.length > 0 ? this.#deps.publish(readings) : Promise.resolve();
     pending.add(work, messages.length, async () => {
       if (acks.length === 0) return;
-      await this.#port.write(utf8(acks.map((ack) => `${ack}\n`).join("")), signal);
+      await this.#port.write(Buffer.concat(acks), signal);
       this.#acks += acks.length;
     });
   }
 
-  /** The fields of a line with readings; noise and answers are dealt with here. */
-  #message(line: Buffer): Fields[] {
-    if (line.length === 0) return [];
-    const fields = this.#codec.parse(line);
+  /** The fields of a frame with readings; noise and answers are dealt with here. */
+  #message(frame: Uint8Array): Fields[] {
+    if (frame.length === 0) return [];
+    const fields = this.#content.parse(frame);
     if (!fields) {
       this.#noise += 1;
       return [];
@@ -143,21 +190,22 @@ class SerialDriver implements Driver {
     });
   }
 
-  #ack(fields: Fields): string[] {
+  #ack(fields: Fields): Uint8Array[] {
     const { ack } = this.#config;
-    if (ack === undefined || this.#ackNames.some((name) => readingValue(valueAt(fields, [name])) === undefined))
+    if (ack === undefined || this.#ackNames.some((name) => readingValue(valueAt(fields, [name])) === undefined)) {
       return [];
+    }
     try {
-      return [fillText(ack, fields)];
+      return [this.#encode(fillText(ack, fields))];
     } catch {
-      return []; // A field with control characters: no line can be made of it.
+      return []; // A field with control characters or the like: no line can be made of it.
     }
   }
 
   #format(command: SerialCommand, values: Fields): string {
-    if (command.line) return fill(command.line, values);
+    if (command.line) return this.#finish(fill(command.line, values));
     const { id, ...args } = values;
-    return this.#codec.format({ id, cmd: command.name, ...args });
+    return this.#content.format({ id, cmd: command.name, ...args });
   }
 
   async #ask(command: SerialCommand, id: number, line: string, signal: AbortSignal): Promise<Fields> {
@@ -177,13 +225,22 @@ class SerialDriver implements Driver {
     }
   }
 
+  /** @throws {CommandRefused} for a line that the frame cannot hold. */
+  #encode(line: string): Uint8Array {
+    try {
+      return this.#frames.encode(utf8(line));
+    } catch (cause) {
+      throw new CommandRefused(cause instanceof Error ? cause.message : String(cause), { cause });
+    }
+  }
+
   async #send(line: string, signal: AbortSignal): Promise<void> {
-    await this.#port.write(utf8(`${line}\n`), signal).catch(uncertain);
+    await this.#port.write(this.#encode(line), signal).catch(uncertain);
   }
 }
 
 /** Once bytes may have left, a failure leaves open what the device did. */
 function uncertain(error: unknown): never {
-  if (error instanceof CommandUncertain) throw error;
+  if (error instanceof CommandUncertain || error instanceof CommandRefused) throw error;
   throw new CommandUncertain(error instanceof Error ? error.message : String(error), { cause: error });
 }

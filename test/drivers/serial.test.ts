@@ -1,4 +1,7 @@
 import { readdirSync, readlinkSync } from "node:fs";
+import { mkdir, mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import fc from "fast-check";
 import t from "tap";
 import * as v from "valibot";
@@ -9,6 +12,10 @@ import { silentLog } from "../../core/log.js";
 import { configuredDriver } from "../../drivers/registry.js";
 import { serialSchema, type SerialConfig } from "../../drivers/serial/config.js";
 import { jsonLines, keyValueLines } from "../../drivers/serial/line-codec.js";
+import { untilUsbAppears } from "../../drivers/serial/arrival.js";
+import { CountedFrames } from "../../drivers/serial/counted-frames.js";
+import { CobsFrames } from "../../drivers/serial/delimited-frames.js";
+import { findUsbPorts, listSerialPorts, parseUsbMatch } from "../../drivers/serial/usb-ports.js";
 import { openPort } from "../../drivers/serial/open-port.js";
 import { openSerial } from "../../drivers/serial/serial-driver.js";
 import { DriverSupervisor } from "../../drivers/supervisor.js";
@@ -134,7 +141,7 @@ void t.test("the serial driver", async (t) => {
       { name: "humidity", value: 40.5, unit: "%RH" },
       { name: "door", value: true, class: "alarm" },
     ]);
-    t.match(b.driver.counters?.(), { noise: 2, tooLong: 1 });
+    t.match(b.driver.counters?.(), { noise: 2, dropped: 1 });
   });
 
   await t.test("takes every number and truth value when no reading is configured", async (t) => {
@@ -235,6 +242,166 @@ void t.test("the serial driver", async (t) => {
     await eventually(() => b.device.received.length === 2, "two lines");
     t.strictSame(b.device.received, ["LEVEL 7", "BEEP now"]);
   });
+});
+
+void t.test("what a device may speak besides lines", async (t) => {
+  await t.test("JSON in COBS frames, with commands and acknowledgements", async (t) => {
+    const cobs = new CobsFrames(1000);
+    const say = (text: string): Uint8Array => cobs.encode(utf8(text));
+    const keys = { frame: "cobs", ack: '{"ack":{n}}', command: [{ name: "relay", answerPointer: "/relay" }] };
+    const received: string[] = [];
+    await using b = await bench(keys);
+    b.device.onBytes = (chunk) => {
+      for (const frame of cobs.push(chunk)) {
+        const text = Buffer.from(frame).toString();
+        received.push(text);
+        if (text.includes("cmd")) b.device.send(say('{"id":1,"relay":true}'));
+      }
+    };
+    b.device.send(Buffer.concat([Buffer.from([3, 2, 0]), say('{"t":21.5,"n":1}')]));
+    await b.deps.until(1);
+    t.equal(await b.driver.call("relay", {}, never), true);
+    await eventually(() => received.length === 2, "the acknowledgement and the command");
+    t.strictSame(received, ['{"ack":1}', '{"id":1,"cmd":"relay"}']);
+    t.match(b.driver.counters?.(), { dropped: 1 });
+  });
+
+  await t.test("binary fields in frames with a length and a CRC", async (t) => {
+    const frames = new CountedFrames({
+      start: Buffer.from([0xaa, 0x55]),
+      length: { bytes: 1, order: "big" },
+      checksum: "crc16-modbus",
+      maxBytes: 255,
+    });
+    await using b = await bench({
+      frame: "length-prefixed",
+      start: "aa55",
+      checksum: "crc16-modbus",
+      content: "binary",
+      order: "little",
+      field: [
+        { name: "t", at: 0, type: "i16" },
+        { name: "p", at: 2, type: "u32", order: "big" },
+      ],
+      reading: [
+        { pointer: "/t", name: "temperature", unit: "Cel", scale: 0.01 },
+        { pointer: "/p", name: "pressure", unit: "Pa" },
+      ],
+    });
+    const content = Buffer.alloc(6);
+    content.writeInt16LE(2150, 0);
+    content.writeUInt32BE(101_325, 2);
+    b.device.send(Buffer.concat([Buffer.from("noise"), frames.encode(content)]));
+    await b.deps.until(2);
+    t.match(b.deps.readings, [
+      { name: "temperature", value: 21.5 },
+      { name: "pressure", value: 101_325 },
+    ]);
+  });
+
+  await t.test("NMEA, with sentences of our own for commands and polls", async (t) => {
+    await using b = await bench({
+      frame: "nmea",
+      reading: [{ pointer: "/lat", name: "lat", unit: "lat" }],
+      poll: [{ line: "PMTK605", intervalMs: 10_000 }],
+      command: [{ name: "rate", line: "PMTK220,{ms}", args: { ms: { type: "integer" } }, answer: "none" }],
+    });
+    await b.driver.call("rate", { ms: 200 }, never);
+    await eventually(() => b.device.received.length === 2, "the poll and the command");
+    t.strictSame([...b.device.received].sort(), ["$PMTK220,200*2C", "$PMTK605*31"]);
+    b.device.say("$GPGGA,123519,4807.038,N,01131.000,E,1,08,0.9,545.4,M,46.9,M,,*47");
+    await b.deps.until(1);
+    t.match(b.deps.readings, [{ name: "lat", value: 48.1173 }]);
+  });
+
+  await t.test("CSV with a header", async (t) => {
+    await using b = await bench({ frame: "csv" });
+    b.device.say("t,rh");
+    b.device.say("21.5,40");
+    await b.deps.until(2);
+    t.match(b.deps.readings, [
+      { name: "t", value: 21.5 },
+      { name: "rh", value: 40 },
+    ]);
+  });
+
+  await t.test("nothing by itself: it is asked again and again", async (t) => {
+    await using b = await bench({ frame: "key-value", poll: [{ line: "T?", intervalMs: 10 }] }, () => "t=21.5");
+    await b.deps.until(5);
+    t.ok(b.device.received.every((line) => line === "T?"));
+  });
+
+  await t.test("nothing any more: it is opened anew", async (t) => {
+    await using b = await bench({ silentAfterMs: 100 });
+    b.device.say('{"t":1}');
+    t.match(await b.ended, { code: "DEVICE_GONE", message: /said nothing for 100 ms/u });
+    t.equal(b.deps.readings.length, 1);
+  });
+});
+
+void t.test("a USB adapter is found by its identifiers in a tree that looks like /sys", async (t) => {
+  const dir = await mkdtemp(join(tmpdir(), "atedge-usb-"));
+  t.teardown(() => rm(dir, { recursive: true, force: true }));
+  const roots = { sys: join(dir, "sys"), dev: join(dir, "dev") };
+  const adapter = async (name: string, port: string, facts: Record<string, string>): Promise<void> => {
+    const usb = join(roots.sys, "devices", "pci0", "usb1", port);
+    const tty = join(usb, `${port}:1.0`, "tty", name);
+    await mkdir(tty, { recursive: true });
+    for (const [file, text] of Object.entries(facts)) await writeFile(join(usb, file), `${text}\n`);
+    await symlink(join(usb, `${port}:1.0`), join(tty, "device"));
+    await mkdir(join(roots.sys, "class", "tty"), { recursive: true });
+    await symlink(tty, join(roots.sys, "class", "tty", name));
+    await mkdir(join(roots.dev, "serial", "by-id"), { recursive: true });
+    await writeFile(join(roots.dev, name), "");
+    await symlink(`../../${name}`, join(roots.dev, "serial", "by-id", `usb-${facts["product"] ?? ""}-${port}`));
+  };
+  const uno = { idVendor: "2341", idProduct: "0043", product: "Uno", manufacturer: "Arduino" };
+  t.strictSame(await listSerialPorts(roots), []);
+  const stop = new AbortController();
+  const appeared = (async () => {
+    await mkdir(roots.dev, { recursive: true });
+    await untilUsbAppears(parseUsbMatch("2341:0043:B"), stop.signal, roots);
+  })();
+  await adapter("ttyACM0", "1-1", { ...uno, serial: "A" });
+  await adapter("ttyACM1", "1-2", { ...uno, serial: "B" });
+  await adapter("ttyUSB0", "1-3", { idVendor: "10C4", idProduct: "EA60", product: "CP2102" });
+  await appeared;
+  const paths = async (text: string): Promise<string[]> =>
+    (await findUsbPorts(parseUsbMatch(text), roots)).map(({ path }) => path.slice(roots.dev.length));
+  t.strictSame(await paths("2341:0043"), ["/ttyACM0", "/ttyACM1"]);
+  t.strictSame(await paths("2341:0043:B"), ["/ttyACM1"]);
+  t.strictSame(await paths("10c4:ea60"), ["/ttyUSB0"]);
+  t.match(await listSerialPorts(roots), [
+    {},
+    { serialNumber: "B", manufacturer: "Arduino", byId: [/usb-Uno-1-2$/u] },
+    {},
+  ]);
+  t.throws(() => parseUsbMatch("2341"), { code: "SYNTAX_INVALID" });
+});
+
+void t.test("a port that appears is opened at once, not when the wait is over", async (t) => {
+  const dir = await mkdtemp(join(tmpdir(), "atedge-hotplug-"));
+  t.teardown(() => rm(dir, { recursive: true, force: true }));
+  // The folder is not there either, as /dev/serial/by-id without an adapter.
+  const path = join(dir, "serial", "by-id", "board");
+  const supervisor = new DriverSupervisor({
+    drivers: [configuredDriver(v.parse(serialSchema, { id: "vent", type: "serial", path }))],
+    publish: async () => undefined,
+    stateDir: dir,
+    clock: systemClock,
+    log: silentLog,
+    limits: { firstWaitMs: 3_600_000, maxWaitMs: 3_600_000 },
+  });
+  const stop = new AbortController();
+  const running = supervisor.run(stop.signal);
+  await eventually(() => supervisor.health()[0]?.state === "waiting", "the first failure");
+  await using device = await PtyDevice.open();
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  await mkdir(join(dir, "serial", "by-id"), { recursive: true });
+  await symlink(device.path, path);
+  await eventually(() => supervisor.health()[0]?.state === "running", "the port");
+  stop.abort();
+  await running;
 });
 
 void t.test("a serial port", async (t) => {
