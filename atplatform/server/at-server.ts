@@ -206,7 +206,10 @@ export class AtServer implements Disposable {
     const { settings, clock } = this.services;
     const { inboundMax, unauthenticatedIdleMs, authenticatedIdleMs } = settings;
     const load = Math.max(0, (this.#connections.size - inboundMax / 2) / (inboundMax / 2));
-    const allowed = (minMs: number, maxMs: number): number => Math.max(minMs, minMs + (maxMs - minMs) * (1 - load));
+    const allowed = (minMs: number, maxMs: number): number => {
+      const lowest = Math.min(minMs, maxMs);
+      return lowest + (maxMs - lowest) * (1 - load);
+    };
     const now = clock.monotonicMs();
     for (const connection of this.#connections) {
       const { authentication, peer } = connection.session;

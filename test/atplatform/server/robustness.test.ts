@@ -1,0 +1,258 @@
+import { join } from "node:path";
+import { connect } from "node:tls";
+import { copyFile, mkdir } from "node:fs/promises";
+import fc from "fast-check";
+import t from "tap";
+import { CommandFramer } from "../../../atplatform/server/command-framer.js";
+import { compileClientRegex } from "../../../atplatform/server/client-regex.js";
+import { DevCa } from "../../../atplatform/server/dev-ca.js";
+import { systemClock } from "../../../core/clock.js";
+import { WireClient } from "../../fixtures/wire-client.js";
+import { WireWorld } from "../../fixtures/wire-world.js";
+
+const settings = { statsNotificationMs: -1 };
+
+t.test("any bytes in", async (t) => {
+  await using world = await WireWorld.open(t.testdir(), { settings: { ...settings, inboundMax: 20 } });
+  await world.add("@alice");
+  await world.activate("@alice");
+
+  await t.test("the server answers every line, or closes by the rules, and stays up", async () => {
+    const words = [
+      "from:@alice",
+      "pkam:x",
+      "lookup:",
+      "scan",
+      "notify:",
+      "enroll:request:{}",
+      "update:",
+      "@exit",
+      "info",
+      ":",
+      "noop:0",
+    ];
+    const line = fc.oneof(
+      fc.string({ unit: "binary", maxLength: 40 }),
+      fc.tuple(fc.constantFrom(...words), fc.string({ maxLength: 20 })).map(([word, rest]) => word + rest),
+    );
+    await fc.assert(
+      fc.asyncProperty(fc.array(line, { maxLength: 6 }), async (lines) => {
+        const client = await world.unauthenticated("@alice");
+        const clean = lines.map((text) => text.replaceAll("\n", " "));
+        client.send(clean.map((text) => `${text}\n`).join(""));
+        let replies = 0;
+        while (replies < clean.length) {
+          const chunk = await client.chunk(6_000);
+          if (chunk === "{close}") break;
+          if (!/^(?:data|error):[^]*\n@$/u.test(chunk)) return false;
+          replies += 1;
+        }
+        client.close();
+        return true;
+      }),
+      { numRuns: 60 },
+    );
+    const after = await world.unauthenticated("@alice");
+    await after.data("info:brief");
+  });
+
+  await t.test("the replies are the same however the input was cut", async (t) => {
+    const input = Buffer.from("noop:0\nfrobnicate\r\n\nlookup:publickey@alice\nscan nothing\ninfo 🦄\n");
+    const play = async (cuts: readonly number[]): Promise<string> => {
+      const client = await world.unauthenticated("@alice");
+      let from = 0;
+      for (const cut of [...cuts, input.length]) {
+        client.send(input.subarray(from, cut));
+        from = cut;
+        await new Promise(setImmediate);
+      }
+      let text = "";
+      for (let replies = 0; replies < 6; replies += 1) text += await client.chunk();
+      client.close();
+      return text;
+    };
+    const whole = await play([]);
+    await fc.assert(
+      fc.asyncProperty(fc.array(fc.nat(input.length), { maxLength: 8 }), async (cuts) => {
+        return (await play([...cuts].sort((a, b) => a - b))) === whole;
+      }),
+      { numRuns: 30 },
+    );
+    t.match(whole, /^data:ok\n@error:AT0003/u);
+  });
+
+  await t.test("one connection too many is told so and closed", async (t) => {
+    const clients: WireClient[] = [];
+    let last = "";
+    for (let i = 0; i < 21; i += 1) {
+      const client = await WireClient.open({ port: world.portOf("@alice"), caPem: world.platform.caPem });
+      clients.push(client);
+      last = await client.chunk();
+      if (last !== "@") break;
+    }
+    t.equal(last, "error:AT0012-Inbound connection limit exceeded\n");
+    for (const client of clients) client.close();
+  });
+});
+
+t.test("an idle connection ends, one that is logged in does not", async (t) => {
+  await using world = await WireWorld.open(t.testdir(), { settings: { ...settings, unauthenticatedIdleMs: 0 } });
+  await world.add("@alice");
+  await world.activate("@alice");
+  const A = await world.pkam("@alice");
+  const U = await world.unauthenticated("@alice");
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  await world.unauthenticated("@alice"); // a new connection makes the server look
+  t.equal(await U.chunk(), "{close}");
+  t.equal(await A.ask("noop:0"), "data:ok\n@alice@");
+});
+
+t.test("a slow reader of notifications costs no memory, and misses none", async (t) => {
+  await using world = await WireWorld.open(t.testdir(), { settings });
+  await world.add("@alice");
+  await world.activate("@alice");
+  const M = await world.pkam("@alice");
+  M.send("monitor:strict \\.slow\n");
+  t.ok(await M.silent(30));
+  M.socket.pause();
+  const A = await world.pkam("@alice");
+  const value = "v".repeat(100_000);
+  for (let i = 0; i < 200; i += 1) await A.data(`notify:id:n${i}:@alice:n${i}.slow@alice:${value}`);
+  const held = process.memoryUsage().arrayBuffers;
+  t.ok(held < 15_000_000, `${held} bytes of buffers are held`);
+  M.socket.resume();
+  const ids: string[] = [];
+  let text = "";
+  while (ids.length < 200) {
+    text += await M.chunk();
+    const lines = text.split("\n");
+    text = lines.pop() ?? "";
+    ids.push(...lines.map((line) => (JSON.parse(line.slice("notification: ".length)) as { id: string }).id));
+  }
+  t.same(
+    ids,
+    Array.from({ length: 200 }, (_, i) => `n${i}`),
+  );
+});
+
+t.test("one port for all, told apart by the server name", async (t) => {
+  const stateDir = t.testdir();
+  const { openPlatform } = await import("../../../atplatform/server/platform.js");
+  const platform = await openPlatform(
+    { stateDir, settings, host: "edge.example", bind: "127.0.0.1", sharedPort: 0 },
+    new AbortController().signal,
+  );
+  t.teardown(() => platform[Symbol.asyncDispose]());
+  const alice = await platform.add("@alice");
+  const bob = await platform.add("@bob🛠");
+  t.equal(alice.host, "alice.edge.example");
+  t.match(bob.host, /^xn--bob-[a-z0-9]+\.edge\.example$/u);
+  t.equal(alice.port, bob.port);
+  const greeting = (servername: string | undefined): Promise<string> =>
+    new Promise((resolve) => {
+      const options = { host: "127.0.0.1", port: alice.port, ca: platform.caPem };
+      const socket = connect({
+        ...options,
+        ...(servername === undefined ? { checkServerIdentity: () => undefined } : { servername }),
+      });
+      socket.once("data", (bytes: Buffer) => {
+        resolve(bytes.toString());
+        socket.destroy();
+      });
+      socket.once("error", (error) => resolve(error.message));
+      socket.once("close", () => resolve("closed"));
+    });
+  t.equal(await greeting("alice.edge.example"), "@");
+  t.equal(await greeting(bob.host), "@");
+  t.not(await greeting("carol.edge.example"), "@", "an unknown name");
+  t.not(await greeting(undefined), "@", "no name");
+});
+
+t.test("certificate files are read again when they change, and open connections go on", async (t) => {
+  const dir = t.testdir();
+  const ca = await DevCa.open(join(dir, "ca"), systemClock);
+  const files = { certFile: join(dir, "cert", "{host}.pem"), keyFile: join(dir, "cert", "{host}.key") };
+  await mkdir(join(dir, "cert"));
+  const install = async (name: string): Promise<void> => {
+    const renewed = await DevCa.open(join(dir, "ca"), systemClock);
+    await renewed.leafFor(name === "first" ? ["localhost"] : ["localhost", "second.example"]);
+    await copyFile(join(dir, "ca", "leaf-localhost.pem"), join(dir, "cert", "localhost.pem"));
+    await copyFile(join(dir, "ca", "leaf-localhost.key"), join(dir, "cert", "localhost.key"));
+  };
+  await install("first");
+  const { openPlatform } = await import("../../../atplatform/server/platform.js");
+  const platform = await openPlatform(
+    { stateDir: join(dir, "state"), settings, certificate: files, extraCaPem: ca.caPem },
+    new AbortController().signal,
+  );
+  t.teardown(() => platform[Symbol.asyncDispose]());
+  const { port } = await platform.add("@alice");
+  const open = (): Promise<WireClient> => WireClient.open({ port, caPem: ca.caPem });
+  const before = await open();
+  t.equal(await before.chunk(), "@");
+  await install("second");
+  await platform.refreshIdentities();
+  const after = await open();
+  t.match(after.socket.getPeerCertificate().subjectaltname, /second\.example/u);
+  t.notMatch(before.socket.getPeerCertificate().subjectaltname, /second/u);
+  t.equal(await before.ask("noop:0"), "data:ok\n@");
+  const directory = await WireClient.open({ port: platform.directoryPort, caPem: ca.caPem });
+  t.match(directory.socket.getPeerCertificate().subjectaltname, /second\.example/u);
+  for (const client of [before, after, directory]) client.close();
+});
+
+t.test("CommandFramer", async (t) => {
+  t.test("gives the same lines however the bytes were cut", async () => {
+    fc.assert(
+      fc.property(fc.array(fc.string({ maxLength: 30 })), fc.array(fc.nat(400)), (texts, cuts) => {
+        const bytes = Buffer.from(texts.map((text) => `${text.replaceAll("\n", "")}\n`).join(""));
+        const framer = new CommandFramer();
+        const lines: Buffer[] = [];
+        let from = 0;
+        for (const cut of [...cuts.filter((at) => at < bytes.length).sort((a, b) => a - b), bytes.length]) {
+          framer.push(bytes.subarray(from, cut), lines);
+          from = cut;
+        }
+        return Buffer.concat(lines.flatMap((line) => [line, Buffer.from("\n")])).equals(bytes);
+      }),
+    );
+  });
+
+  t.test("refuses a line over its limit, which may grow while a line is held", async (t) => {
+    const framer = new CommandFramer();
+    const lines: Buffer[] = [];
+    framer.push(Buffer.alloc(64 * 1024, "a"), lines);
+    t.throws(() => framer.push(Buffer.from("a"), []), { code: "LIMIT_EXCEEDED" });
+    const grown = new CommandFramer();
+    grown.push(Buffer.alloc(60_000, "a"), lines);
+    grown.maxBytes = 100_000;
+    grown.push(Buffer.from(`${"b".repeat(30_000)}\n`), lines);
+    t.equal(lines.at(-1)?.length, 90_000);
+  });
+});
+
+t.test("expressions of clients", async (t) => {
+  t.test("cannot stop the server", async (t) => {
+    const startMs = performance.now();
+    t.equal(compileClientRegex("^(a+)+$").test(`${"a".repeat(5_000)}b`), false);
+    t.ok(performance.now() - startMs < 1_000);
+    const backtracking = compileClientRegex("^(?!x)(a+)+$");
+    t.throws(() => backtracking.test(`${"a".repeat(40)}b`), { code: "AT0003" });
+    t.throws(() => backtracking.test("a"), { code: "AT0003" }, "its time is used up");
+    t.ok(performance.now() - startMs < 2_000);
+  });
+
+  t.test("match as JavaScript's do", async (t) => {
+    for (const [pattern, text, matches] of [
+      [".*\\.new\\.enrollments\\.__manage", "1.new.enrollments.__manage@alice", true],
+      ["\\.wavi@", "phone.wavi@alice", true],
+      ["^@bob:", "phone@alice", false],
+      ["^(?!public:)", "public:x@alice", false],
+      ["🦄", "🦄.wavi@alice", true],
+    ] as const) {
+      t.equal(compileClientRegex(pattern).test(text), matches, pattern);
+    }
+    t.throws(() => compileClientRegex("(("), { code: "AT0003" });
+    t.throws(() => compileClientRegex("a".repeat(2_000)), { code: "AT0003" });
+  });
+});
