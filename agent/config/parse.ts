@@ -108,6 +108,8 @@ function faultText(schema: v.GenericSchema, root: unknown, path: Path, issue: v.
   const whole = issue.type === "integer" ? "a whole number, " : "";
   const expected =
     issue.message || `expected ${whole}${target ? describe(target) : (issue.expected ?? "another value")}`;
+  // What is wrong between keys is the whole table's.
+  if (issue.type === "partial_check") return expected;
   return issue.input === undefined ? `missing: ${expected}` : `${expected}, got ${show(issue.input)}`;
 }
 

@@ -133,7 +133,14 @@ export const mqttSchema = v.pipe(
     reading: v.optional(v.pipe(v.array(reading), doc("What to take from which topics.")), []),
     command: v.optional(v.pipe(v.array(command), doc("What can be published on command.")), []),
   }),
-  v.check(({ cert, key }) => (cert === undefined) === (key === undefined), "cert and key: expected both or none"),
+  v.forward(
+    v.partialCheck(
+      [["cert"], ["key"]],
+      ({ cert, key }) => (cert === undefined) === (key === undefined),
+      "expected both cert and key, or none",
+    ),
+    ["cert"],
+  ),
   doc("An MQTT broker, 3.1.1 or 5."),
 );
 

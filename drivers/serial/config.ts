@@ -198,11 +198,37 @@ export const serialSchema = v.pipe(
     ),
     command: v.optional(v.pipe(v.array(command), doc("The commands the device takes.")), []),
   }),
-  v.check(({ path, usb }) => (path === undefined) !== (usb === undefined), "expected either path or usb"),
-  v.check(({ frame, length }) => frame !== "fixed-length" || length !== undefined, "fixed-length: expected length"),
-  v.check(
-    ({ content, field, command }) => content !== "binary" || (field.length > 0 && command.length === 0),
-    "content binary: expected fields and no commands",
+  v.forward(
+    v.partialCheck(
+      [["path"], ["usb"]],
+      ({ path, usb }) => (path === undefined) !== (usb === undefined),
+      "expected either path or usb",
+    ),
+    ["path"],
+  ),
+  v.forward(
+    v.partialCheck(
+      [["frame"], ["length"]],
+      ({ frame, length }) => frame !== "fixed-length" || length !== undefined,
+      "expected it for frames of fixed length",
+    ),
+    ["length"],
+  ),
+  v.forward(
+    v.partialCheck(
+      [["content"], ["field"]],
+      ({ content, field }) => content !== "binary" || field.length > 0,
+      "expected the fields of the binary frames",
+    ),
+    ["field"],
+  ),
+  v.forward(
+    v.partialCheck(
+      [["content"], ["command"]],
+      ({ content, command }) => content !== "binary" || command.length === 0,
+      "expected none, binary frames take no commands",
+    ),
+    ["command"],
   ),
   doc("A device on a serial line."),
 );
