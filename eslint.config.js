@@ -1,7 +1,9 @@
 import tseslint from "typescript-eslint";
 
 export default tseslint.config(
-  { ignores: ["dist/", "dist-sdk/", "dist-sdk.new/", "docs/reference/api/", "node_modules/", ".tap/", "test/vectors/"] },
+  {
+    ignores: ["dist/", "dist-sdk/", "dist-sdk.new/", "docs/reference/api/", "node_modules/", ".tap/", "test/vectors/"],
+  },
   {
     files: ["**/*.ts"],
     extends: [tseslint.configs.strictTypeChecked],

@@ -43,7 +43,8 @@ export interface SyncHealth {
   readonly total: SyncReport;
 }
 
-type OwnName = Omit<RecordName, "by">;
+/** A record of one's own. */
+export type OwnName = Omit<RecordName, "by">;
 
 const PAGE = 25;
 const BATCH = 5;
