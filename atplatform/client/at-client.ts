@@ -22,6 +22,7 @@ import { Dialer } from "./dialer.js";
 import { Enrollments } from "./enrollments.js";
 import { logInWithKey } from "./login.js";
 import type { Notification } from "./notification.js";
+import type { Reconnect } from "./pacer.js";
 import { PublicKeys } from "./public-keys.js";
 import type { RecordJson } from "./record-json.js";
 import {
@@ -49,6 +50,8 @@ export interface AtClientOptions {
   readonly log?: Log;
   readonly connectTimeoutMs?: number;
   readonly commandTimeoutMs?: number;
+  /** From 1 s to 60 s unless given. */
+  readonly reconnect?: Reconnect;
 }
 
 export interface OutgoingNotification {
@@ -112,6 +115,7 @@ export class AtClient implements Disposable {
   readonly #clock: Clock;
   readonly #log: Log;
   readonly #dialer: Dialer;
+  readonly #reconnect: Reconnect | undefined;
   readonly #link: CommandLink;
   readonly #publicKeys: PublicKeys;
   readonly #sharedKeys: SharedKeys;
@@ -129,6 +133,7 @@ export class AtClient implements Disposable {
     const connect: Connect = (to, signal) => connectTls({ ...to, ca, proxy, pins, sessions, clock, timeoutMs }, signal);
     this.atSign = atSign;
     this.#selfKey = keys.selfKey;
+    this.#reconnect = options.reconnect;
     this.#clock = clock;
     this.#log = log.child({ atSign });
     this.#dialer = new Dialer({
@@ -139,7 +144,7 @@ export class AtClient implements Disposable {
       commandTimeoutMs: options.commandTimeoutMs ?? COMMAND_TIMEOUT_MS,
       logIn: (connection, signal) => logInWithKey(connection, atSign, keys, signal),
     });
-    this.#link = new CommandLink({ dialer: this.#dialer, clock, log: this.#log });
+    this.#link = new CommandLink({ dialer: this.#dialer, clock, log: this.#log, reconnect: options.reconnect });
     this.#publicKeys = new PublicKeys({ atSign, link: this.#link, clock });
     this.#sharedKeys = new SharedKeys({
       atSign,
@@ -289,6 +294,7 @@ export class AtClient implements Disposable {
         clock: this.#clock,
         log: this.#log,
         onSharedKey: (from) => this.#sharedKeys.forget(from),
+        reconnect: this.#reconnect,
       },
       options,
     );

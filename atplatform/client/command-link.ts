@@ -8,7 +8,7 @@ import { ConnectionLost } from "../transport/errors.js";
 import type { Connection } from "./connection.js";
 import type { Dialer } from "./dialer.js";
 import { AnswerLost, NotSent } from "./errors.js";
-import { Pacer } from "./pacer.js";
+import { Pacer, type Reconnect } from "./pacer.js";
 
 export interface LinkHealth {
   readonly state: "idle" | "connecting" | "ready" | "waiting" | "refused";
@@ -27,6 +27,7 @@ export interface CommandLinkOptions {
   readonly dialer: Dialer;
   readonly clock: Clock;
   readonly log: Log;
+  readonly reconnect?: Reconnect | undefined;
 }
 
 /** After so long a silence nobody knows whether a connection is still there. */
@@ -44,10 +45,10 @@ export class CommandLink implements Disposable {
   #connections = 0;
   #lastErrorCode: string | undefined;
 
-  constructor({ dialer, clock, log }: CommandLinkOptions) {
+  constructor({ dialer, clock, log, reconnect }: CommandLinkOptions) {
     this.#dialer = dialer;
     this.#log = log;
-    this.#pacer = new Pacer(clock);
+    this.#pacer = new Pacer(clock, { reconnect });
   }
 
   get health(): LinkHealth {

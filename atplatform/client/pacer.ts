@@ -2,8 +2,13 @@ import { backoff } from "../../core/backoff.js";
 import type { Clock } from "../../core/clock.js";
 import { AtServerError } from "../protocol/at-error.js";
 
-const FIRST_MS = 1_000;
-const MAX_MS = 60_000;
+/** How long to wait before connecting again: uniform in [0, cap), the cap growing from `firstMs` to `maxMs`. */
+export interface Reconnect {
+  readonly firstMs: number;
+  readonly maxMs: number;
+}
+
+const RECONNECT: Reconnect = { firstMs: 1_000, maxMs: 60_000 };
 const HEALTHY_AFTER_MS = 60_000;
 const LIMIT_WAIT_MS = 30_000;
 const REFUSED_WAIT_MS = 600_000;
@@ -13,20 +18,27 @@ const REFUSALS_TO_BELIEVE = 3;
 /** Codes by which an atServer says for good that these keys are not wanted (client.md, 4.1). */
 const PERMANENT: ReadonlySet<string> = new Set(["AT0013", "AT0025", "AT0027", "AT0028", "AT0029"]);
 
+export interface PacerOptions {
+  readonly reconnect?: Reconnect | undefined;
+  readonly random?: () => number;
+}
+
 /**
  * When to connect again: after a loss with full jitter up to a growing cap, not below 30 s when the server has too many
  * connections, every ten minutes when it has refused us for good. A connection that lived for a minute starts it anew.
  */
 export class Pacer {
   readonly #clock: Clock;
+  readonly #reconnect: Reconnect;
   readonly #random: () => number;
   #waits: Generator<number, never>;
   #notBeforeMs = 0;
   #refusals = 0;
   #connectedMs: number | undefined;
 
-  constructor(clock: Clock, random: () => number = Math.random) {
+  constructor(clock: Clock, { reconnect = RECONNECT, random = Math.random }: PacerOptions = {}) {
     this.#clock = clock;
+    this.#reconnect = reconnect;
     this.#random = random;
     this.#waits = this.#schedule();
   }
@@ -64,6 +76,6 @@ export class Pacer {
   }
 
   #schedule(): Generator<number, never> {
-    return backoff({ firstMs: FIRST_MS, maxMs: MAX_MS, random: this.#random });
+    return backoff({ ...this.#reconnect, random: this.#random });
   }
 }

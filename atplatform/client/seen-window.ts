@@ -9,8 +9,12 @@ export interface ResumePoint {
   readonly seen: readonly (readonly [digest: string, epochMillis: number])[];
 }
 
-/** How far behind the latest one a replay begins: live notifications can be lost or overtaken (client.md, 7.6). */
+/**
+ * How far behind the latest one a replay begins, as live notifications can be lost or overtaken (client.md, 7.6). Not
+ * further than so many: on a link that breaks often, nothing but repeats would get through.
+ */
 const OVERLAP_MS = 10_000;
+const OVERLAP_COUNT = 20;
 const KEPT_MS = 600_000;
 const MAX_SEEN = 2_000;
 
@@ -33,7 +37,9 @@ export class SeenWindow {
   /** The argument of `monitor`: all later than this comes again. `undefined`: nothing is known yet. */
   get resumeFromMs(): number | undefined {
     if (this.#latestMs === undefined) return undefined;
-    return Math.max(0, this.#latestMs - OVERLAP_MS, this.#forgottenMs);
+    const lately = [...this.#seen.values()].at(-OVERLAP_COUNT) ?? 0;
+    const wanted = Math.max(this.#latestMs - OVERLAP_MS, Math.min(lately, this.#latestMs) - 1);
+    return Math.max(0, wanted, this.#forgottenMs);
   }
 
   get point(): ResumePoint | undefined {

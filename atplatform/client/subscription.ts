@@ -8,7 +8,7 @@ import { noop } from "../protocol/verbs/noop.js";
 import type { Connection } from "./connection.js";
 import type { Dialer } from "./dialer.js";
 import { type MonitorMessage, type Notification, parseMonitorMessage } from "./notification.js";
-import { Pacer } from "./pacer.js";
+import { Pacer, type Reconnect } from "./pacer.js";
 import { type ResumePoint, SeenWindow } from "./seen-window.js";
 
 /** Where the application keeps the place at which a subscription goes on after a restart. */
@@ -52,6 +52,7 @@ export interface SubscriptionDeps {
   readonly clock: Clock;
   readonly log: Log;
   readonly onSharedKey: (from: AtSign) => void;
+  readonly reconnect?: Reconnect | undefined;
 }
 
 const HEARTBEAT_MS = 15_000;
@@ -79,7 +80,7 @@ export class Subscription {
   constructor(deps: SubscriptionDeps, options: SubscribeOptions) {
     this.#deps = deps;
     this.#options = options;
-    this.#pacer = new Pacer(deps.clock);
+    this.#pacer = new Pacer(deps.clock, { reconnect: deps.reconnect });
   }
 
   get health(): SubscriptionHealth {

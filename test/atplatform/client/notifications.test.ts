@@ -173,7 +173,7 @@ t.test("Pacer", async (t) => {
 
   t.test("waits up to twice as long each time, to a minute, and starts anew after a minute of health", async (t) => {
     const clock = new ManualClock();
-    const pacer = new Pacer(clock, () => 0.5);
+    const pacer = new Pacer(clock, { random: () => 0.5 });
     t.equal(pacer.waitMs, 0);
     t.same(waits(pacer, Array(8).fill(lost)), [500, 1000, 2000, 4000, 8000, 16000, 30000, 30000]);
     pacer.connected();
@@ -186,7 +186,7 @@ t.test("Pacer", async (t) => {
 
   t.test("waits long when the server is full, and longer when it refuses the keys", async (t) => {
     const clock = new ManualClock();
-    const pacer = new Pacer(clock, () => 0);
+    const pacer = new Pacer(clock, { random: () => 0 });
     t.same(waits(pacer, [new AtServerError("AT0012", "full")]), [30_000]);
     t.equal(pacer.refused, false);
     const wrong = new AtServerError("AT0401", "no");
@@ -195,7 +195,7 @@ t.test("Pacer", async (t) => {
     pacer.connected();
     t.equal(pacer.refused, false);
     for (const code of ["AT0025", "AT0027", "AT0028", "AT0029"]) {
-      t.same(waits(new Pacer(clock, () => 0), [new AtServerError(code, "no")]), [600_000], code);
+      t.same(waits(new Pacer(clock, { random: () => 0 }), [new AtServerError(code, "no")]), [600_000], code);
     }
   });
 });
