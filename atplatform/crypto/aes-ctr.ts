@@ -49,8 +49,10 @@ export function parseIv(ivNonce: string | null | undefined): Uint8Array {
 /** AES-256-CTR (big-endian counter that starts at `iv`) over the plaintext **with PKCS#7 padding**, as all SDKs do it. */
 export function encryptAes(plain: Uint8Array, key: Uint8Array, iv: Uint8Array): Buffer {
   const padBytes = BLOCK_BYTES - (plain.length % BLOCK_BYTES);
-  const cipher = createCipheriv("aes-256-ctr", key, iv);
-  return Buffer.concat([cipher.update(plain), cipher.update(Buffer.alloc(padBytes, padBytes))]);
+  const padded = Buffer.allocUnsafe(plain.length + padBytes);
+  padded.set(plain);
+  padded.fill(padBytes, plain.length);
+  return createCipheriv("aes-256-ctr", key, iv).update(padded); // in one step: a second update costs half as much again
 }
 
 export interface AesPlaintext {
