@@ -5,7 +5,8 @@ import type { NotificationStore, StoredNotification } from "./store/notification
 
 /** Stats notifications come at most this often. */
 const STATS_MIN_INTERVAL_MS = 100;
-const PAGE = 64;
+/** Few, because each may be as long as a command. */
+const PAGE = 4;
 
 export interface MonitorOptions {
   readonly strict: boolean;
