@@ -1,3 +1,5 @@
+import { setMaxListeners } from "node:events";
+
 /** Something that holds resources: dispose abandons what is in flight. May be called twice. */
 export interface Disposable {
   [Symbol.asyncDispose](): Promise<void>;
@@ -51,6 +53,8 @@ export class ChildSignal implements Disposable {
 
   constructor(parent: AbortSignal) {
     this.#parent = parent;
+    // One for each connection is no leak, which is what Node warns of.
+    setMaxListeners(0, parent, this.signal);
     this.#follow = () => this.#controller.abort(parent.reason);
     if (parent.aborted) this.#follow();
     else parent.addEventListener("abort", this.#follow, { once: true });
