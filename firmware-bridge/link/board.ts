@@ -175,7 +175,7 @@ export class Board {
     });
     late.catch(() => undefined);
     try {
-      return await untilAborted(Promise.race([answered, late]), signal);
+      return await untilAborted(Promise.race([answered, late]), child.signal);
     } finally {
       this.#answers.delete(id);
     }
@@ -202,7 +202,7 @@ export class Board {
       throw new TimedOut(`the board did not answer within ${timeoutMs} ms`);
     });
     late.catch(() => undefined);
-    return await untilAborted(Promise.race([answered, late]), signal);
+    return await untilAborted(Promise.race([answered, late]), child.signal);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -16,7 +16,7 @@ const CODES: Readonly<Record<number, string>> = {
 };
 const TIMEOUT_MS = 10_000;
 /** Pieces on their way without an answer: the line stays full, and a board's queue of answers small. */
-const PIECES_UNDER_WAY = 4;
+const PIECES_UNDER_WAY = 6;
 const PIECE_BYTES = 448;
 const SELF_TEST_TIMEOUT_MS = 10_000;
 
@@ -45,13 +45,24 @@ export function linkTarget(board: Board): FlashTarget {
       const sha256 = createHash("sha256").update(image).digest();
       let offset = offsetOf(await ask("begin", [sha256, image.length], signal));
       progress(offset);
+      let sent = offset;
+      const underWay: { readonly end: number; readonly answer: Promise<readonly CborValue[]> }[] = [];
       while (offset < image.length) {
-        const answers: Promise<readonly CborValue[]>[] = [];
-        for (let at = offset; at < image.length && answers.length < PIECES_UNDER_WAY; at += PIECE_BYTES) {
-          answers.push(ask("data", [at, image.subarray(at, at + PIECE_BYTES)], signal));
+        for (; sent < image.length && underWay.length < PIECES_UNDER_WAY; sent = underWay.at(-1)?.end ?? sent) {
+          const piece = image.subarray(sent, sent + PIECE_BYTES);
+          const answer = ask("data", [sent, piece], signal);
+          answer.catch(() => undefined); // the first that fails is thrown below
+          underWay.push({ end: sent + piece.length, answer });
         }
-        const next = offsetOf((await Promise.all(answers)).at(-1) ?? []);
-        if (next <= offset) throw new FlashRefused(`the board takes no more at byte ${offset}`);
+        const first = underWay.shift();
+        if (!first) throw new FlashRefused(`the board takes no more at byte ${offset}`);
+        const next = offsetOf(await first.answer);
+        if (next !== first.end) {
+          // The board is elsewhere: what was sent since is of no use to it.
+          await Promise.all(underWay.splice(0).map(({ answer }) => answer));
+          if (next <= offset) throw new FlashRefused(`the board takes no more at byte ${offset}`);
+          sent = next;
+        }
         offset = next;
         progress(offset);
       }
