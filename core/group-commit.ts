@@ -206,6 +206,7 @@ export class GroupCommit {
   /** Resolves when all that was written before is on the disk. */
   async flush(): Promise<void> {
     if (this.#failure) throw this.#failure;
+    if (this.#closing) return this.#closing;
     const done = new Promise<void>((resolve, reject: (error: unknown) => void) => {
       this.#enqueue(() => undefined, "power-cut", resolve, reject);
     });
@@ -322,7 +323,6 @@ export class GroupCommit {
       this.#syncing = undefined;
     }
     if (this.#failure) return;
-    for (const run of this.#deferred.splice(0)) run();
     if (this.#unsynced.length > 0) this.#syncing = this.#syncAll();
     else if (this.#batch.length > 0) this.#commitSoon();
   }
@@ -357,6 +357,7 @@ export class GroupCommit {
       this.#checkpointAtBytes = this.#walLimitBytes + this.#walBytes;
     } finally {
       this.#checkpointing = false;
+      this.#runDeferred(); // before anything else can write: the order of calls is the order of writes
     }
   }
 
@@ -399,6 +400,9 @@ export class GroupCommit {
     this.#cancelCommit = undefined;
     if (this.#db.inTransaction) this.#db.exec("ROLLBACK");
     this.#rejectAll([...this.#batch.splice(0), ...this.#unsynced.splice(0)], this.#failure);
+  }
+
+  #runDeferred(): void {
     for (const run of this.#deferred.splice(0)) run();
   }
 }

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import type { Test } from "tap";
 import t from "tap";
-import type { DiskSync } from "../../core/group-commit.js";
+import type { DiskSync, GroupCommit } from "../../core/group-commit.js";
 import { openGroupCommit } from "../../core/group-commit.js";
 import { tempFolder } from "../fixtures/temp-folder.js";
 
@@ -149,6 +149,48 @@ t.test("GroupCommit", async (t) => {
     t.ok(commit.health.checkpoints > 1);
     t.ok(disk.log.join(" ").includes("fdatasync fdatasync fsync fdatasync"), "WAL, WAL, database, WAL");
     t.ok(walSize() < 2 * room, "its room is used again");
+  });
+
+  t.test("applies writes in the order of their calls, also those that come while the WAL is emptied", async (t) => {
+    const path = join(tempFolder(t), "x.db");
+    const db = new Database(path);
+    const applied: number[] = [];
+    const writes: Promise<unknown>[] = [];
+    const opened: { commit?: GroupCommit } = {};
+    let called = 0;
+    const write = (): void => {
+      if (called >= 900 || !opened.commit) return;
+      const n = (called += 1);
+      writes.push(
+        opened.commit.write(
+          () => (applied.push(n), db.prepare("INSERT INTO r VALUES (?, ?)").run(n, "x".repeat(4000))),
+        ),
+      );
+    };
+    /** Writes in each of the next microtasks: between any two steps of a checkpoint. */
+    const busily = async (work: Promise<void>): Promise<void> => {
+      await work;
+      let next = Promise.resolve();
+      for (let depth = 0; depth < 12; depth++) next = next.then(write);
+    };
+    const disk: DiskSync = {
+      fdatasync: (fd) => busily(realDisk.fdatasync(fd)),
+      fsync: (fd) => busily(realDisk.fsync(fd)),
+    };
+    const commit = await openGroupCommit({ db, path, disk, walLimitBytes: 30_000 });
+    opened.commit = commit;
+    t.teardown(() => commit.close());
+    await commit.write(() => db.exec("CREATE TABLE r (n INTEGER PRIMARY KEY, body TEXT)"));
+    while (called < 900) {
+      write();
+      await turn();
+    }
+    await Promise.all(writes);
+    t.ok(commit.health.checkpoints > 0, `${commit.health.checkpoints} times`);
+    t.same(
+      applied,
+      Array.from({ length: 900 }, (_, index) => index + 1),
+    );
   });
 
   t.test("fails for good when a sync fails, and says why", async (t) => {
