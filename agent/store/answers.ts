@@ -1,6 +1,6 @@
 import type { Database, Statement } from "better-sqlite3";
-import type { GroupCommit } from "../../core/group-commit.js";
 import type { JsonObject } from "../../messages/json-field.js";
+import type { Writes } from "./writes.js";
 
 /** An answer to a command, to be sent as a notification. */
 export interface NewAnswer {
@@ -29,12 +29,12 @@ interface Row extends Omit<PendingAnswer, "body" | "sealed" | "notificationId"> 
 
 /** Answers that are not known to be with the caller's atServer yet. */
 export class Answers {
-  readonly #commit: GroupCommit;
+  readonly #writes: Writes;
   readonly #sql: ReturnType<typeof prepare>;
   readonly #listeners = new Set<() => void>();
 
-  constructor(db: Database, commit: GroupCommit) {
-    this.#commit = commit;
+  constructor(db: Database, writes: Writes) {
+    this.#writes = writes;
     this.#sql = prepare(db);
   }
 
@@ -46,7 +46,7 @@ export class Answers {
 
   /** Resolves when it is on the disk. */
   put(answer: NewAnswer): Promise<void> {
-    return this.#commit.write(() => this.insert(answer));
+    return this.#writes.write(() => this.insert(answer));
   }
 
   /** Within the caller's transaction. */
@@ -67,17 +67,17 @@ export class Answers {
 
   /** Our atServer took it under this id. */
   sent(id: number, notificationId: string): Promise<void> {
-    return this.#commit.write(() => void this.#sql.sent.run(notificationId, id), "crash");
+    return this.#writes.write(() => void this.#sql.sent.run(notificationId, id), "crash");
   }
 
   /** Our atServer has given it up; it is to be sent again. */
   unsent(id: number): Promise<void> {
-    return this.#commit.write(() => void this.#sql.sent.run(null, id), "crash");
+    return this.#writes.write(() => void this.#sql.sent.run(null, id), "crash");
   }
 
   /** Delivered, expired or unsendable. */
   done(id: number): Promise<void> {
-    return this.#commit.write(() => void this.#sql.remove.run(id), "crash");
+    return this.#writes.write(() => void this.#sql.remove.run(id), "crash");
   }
 }
 

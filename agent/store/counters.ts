@@ -1,15 +1,15 @@
 import type { Database, Statement } from "better-sqlite3";
-import type { GroupCommit } from "../../core/group-commit.js";
+import type { Writes } from "./writes.js";
 
 /** Counts that outlive restarts. Kept in memory and written now and then: a crash may lose the latest. */
 export class Counters {
-  readonly #commit: GroupCommit;
+  readonly #writes: Writes;
   readonly #add: Statement;
   readonly #values: Map<string, number>;
   #unwritten = new Map<string, number>();
 
-  constructor(db: Database, commit: GroupCommit) {
-    this.#commit = commit;
+  constructor(db: Database, writes: Writes) {
+    this.#writes = writes;
     this.#add = db.prepare(
       "INSERT INTO counter VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
     );
@@ -34,7 +34,7 @@ export class Counters {
     const batch = this.#unwritten;
     if (batch.size === 0) return;
     this.#unwritten = new Map();
-    await this.#commit.write(() => {
+    await this.#writes.write(() => {
       for (const [name, by] of batch) this.#add.run(name, by);
     }, "crash");
   }

@@ -1,6 +1,6 @@
 import type { Database, Statement } from "better-sqlite3";
-import type { GroupCommit } from "../../core/group-commit.js";
 import type { Answers, NewAnswer } from "./answers.js";
+import type { Writes } from "./writes.js";
 
 export interface LedgerEntry {
   readonly caller: string;
@@ -32,12 +32,12 @@ const PRUNE_MARGIN_MS = 24 * 3_600_000;
 
 /** Which commands were taken, so that none acts twice, restarts included. */
 export class Ledger {
-  readonly #commit: GroupCommit;
+  readonly #writes: Writes;
   readonly #answers: Answers;
   readonly #sql: ReturnType<typeof prepare>;
 
-  constructor(db: Database, commit: GroupCommit, answers: Answers) {
-    this.#commit = commit;
+  constructor(db: Database, writes: Writes, answers: Answers) {
+    this.#writes = writes;
     this.#answers = answers;
     this.#sql = prepare(db);
   }
@@ -50,12 +50,12 @@ export class Ledger {
   /** To be told once the time is known; only the first counts. */
   setBirth(nowMs: number): Promise<void> {
     if (this.birthMs !== undefined) return Promise.resolve();
-    return this.#commit.write(() => void this.#sql.setBirth.run(nowMs));
+    return this.#writes.write(() => void this.#sql.setBirth.run(nowMs));
   }
 
   /** Resolves when the command is on the disk: only then may it act, and only when it is `new`. */
   accept({ caller, id, detail, acceptedMs, expiresMs }: NewCommand): Promise<Accepted> {
-    return this.#commit.write((): Accepted => {
+    return this.#writes.write((): Accepted => {
       const entry = this.find(caller, id);
       if (entry) return { kind: "repeat", entry };
       this.#sql.insert.run(caller, id, JSON.stringify(detail ?? null), acceptedMs, expiresMs);
@@ -69,7 +69,7 @@ export class Ledger {
    * @param answer kept for repeats, as JSON.
    */
   finish(caller: string, id: string, answer: unknown, outgoing?: NewAnswer): Promise<void> {
-    return this.#commit.write(() => {
+    return this.#writes.write(() => {
       this.#sql.finish.run(JSON.stringify(answer ?? null), caller, id);
       if (outgoing) this.#answers.insert(outgoing);
     });
@@ -87,7 +87,7 @@ export class Ledger {
 
   /** Forgets what has expired long ago. @returns how many. */
   prune(nowMs: number): Promise<number> {
-    return this.#commit.write(() => this.#sql.prune.run(nowMs - PRUNE_MARGIN_MS).changes, "crash");
+    return this.#writes.write(() => this.#sql.prune.run(nowMs - PRUNE_MARGIN_MS).changes, "crash");
   }
 }
 

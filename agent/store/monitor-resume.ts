@@ -1,5 +1,5 @@
 import type { Database, Statement } from "better-sqlite3";
-import type { GroupCommit } from "../../core/group-commit.js";
+import type { Writes } from "./writes.js";
 
 /** What a subscription of the atPlatform client wants to be remembered: fits its `ResumeStore`. */
 export interface MonitorPoint {
@@ -11,12 +11,12 @@ export interface MonitorPoint {
 
 /** Where the monitor goes on after a restart, and what it must not take twice. Only differences are written. */
 export class MonitorResume {
-  readonly #commit: GroupCommit;
+  readonly #writes: Writes;
   readonly #sql: ReturnType<typeof prepare>;
   #saved = new Set<string>();
 
-  constructor(db: Database, commit: GroupCommit) {
-    this.#commit = commit;
+  constructor(db: Database, writes: Writes) {
+    this.#writes = writes;
     this.#sql = prepare(db);
   }
 
@@ -29,14 +29,14 @@ export class MonitorResume {
   }
 
   /** To lose the latest costs a repeat, which everybody above takes calmly. */
-  save({ epochMillis, seen }: MonitorPoint): Promise<void> {
-    return this.#commit.write(() => {
-      const now = new Set(seen.map(([digest]) => digest));
+  async save({ epochMillis, seen }: MonitorPoint): Promise<void> {
+    const now = new Set(seen.map(([digest]) => digest));
+    await this.#writes.write(() => {
       for (const [digest, atMs] of seen) if (!this.#saved.has(digest)) this.#sql.insert.run(digest, atMs);
       for (const digest of this.#saved) if (!now.has(digest)) this.#sql.remove.run(digest);
       this.#sql.setEpoch.run(epochMillis);
-      this.#saved = now;
     }, "crash");
+    this.#saved = now;
   }
 }
 

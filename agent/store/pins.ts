@@ -1,5 +1,5 @@
 import type { Database, Statement } from "better-sqlite3";
-import type { GroupCommit } from "../../core/group-commit.js";
+import type { Writes } from "./writes.js";
 
 export interface Pin {
   readonly atSign: string;
@@ -12,14 +12,14 @@ export interface Pin {
 
 /** Fingerprints of peers' keys that were not configured but seen. */
 export class Pins {
-  readonly #commit: GroupCommit;
+  readonly #writes: Writes;
   readonly #nowMs: () => number;
   readonly #get: Statement<[string], Pin>;
   readonly #all: Statement<[], Pin>;
   readonly #set: Statement;
 
-  constructor(db: Database, commit: GroupCommit, nowMs: () => number) {
-    this.#commit = commit;
+  constructor(db: Database, writes: Writes, nowMs: () => number) {
+    this.#writes = writes;
     this.#nowMs = nowMs;
     this.#get = db.prepare("SELECT * FROM pin WHERE atSign = ?");
     this.#all = db.prepare("SELECT * FROM pin ORDER BY atSign");
@@ -36,6 +36,6 @@ export class Pins {
 
   /** Resolves when it is on the disk. */
   set(atSign: string, fingerprint: string, how = "first-use"): Promise<void> {
-    return this.#commit.write(() => void this.#set.run(atSign, fingerprint, how, Math.round(this.#nowMs())));
+    return this.#writes.write(() => void this.#set.run(atSign, fingerprint, how, Math.round(this.#nowMs())));
   }
 }

@@ -1,12 +1,13 @@
 import type { Database, Statement } from "better-sqlite3";
 import type { Reading, ReadingClass } from "../../core/driver.js";
-import { codeOf, LimitExceeded } from "../../core/errors.js";
-import type { Durability, GroupCommit } from "../../core/group-commit.js";
+import { LimitExceeded } from "../../core/errors.js";
+import type { Durability } from "../../core/group-commit.js";
 import { checkReading, MIN_TIME_MS } from "../../messages/senml.js";
 import { bodyOf } from "./reading-body.js";
-import { OutboxFull, type Space } from "./space.js";
+import type { Space } from "./space.js";
 import { CLASS_RANKS } from "./stream-rows.js";
 import type { TimeBase } from "./time-base.js";
+import type { Writes } from "./writes.js";
 
 export type ClassDurability = Readonly<Record<ReadingClass, Durability>>;
 
@@ -14,7 +15,7 @@ export type ClassDurability = Readonly<Record<ReadingClass, Durability>>;
 export type ReadingsListener = (readings: readonly Reading[]) => void;
 
 export interface ReadingsDeps {
-  readonly commit: GroupCommit;
+  readonly writes: Writes;
   readonly space: Space;
   readonly time: TimeBase;
   readonly durability: ClassDurability;
@@ -35,7 +36,7 @@ const MAX_WAITING_BYTES = 8 << 20;
 
 /** Accepts readings: what `publish` resolved for is in the outbox. */
 export class Readings {
-  readonly #commit: GroupCommit;
+  readonly #writes: Writes;
   readonly #space: Space;
   readonly #time: TimeBase;
   readonly #durability: ClassDurability;
@@ -48,8 +49,8 @@ export class Readings {
   #accepted = 0;
   #refused = 0;
 
-  constructor(db: Database, { commit, space, time, durability, hasReaders }: ReadingsDeps) {
-    this.#commit = commit;
+  constructor(db: Database, { writes, space, time, durability, hasReaders }: ReadingsDeps) {
+    this.#writes = writes;
     this.#space = space;
     this.#time = time;
     this.#durability = durability;
@@ -73,13 +74,15 @@ export class Readings {
    * Resolves when the readings are in the outbox, as durable as their classes ask. All of a call or none.
    *
    * @throws {SyntaxInvalid} for a reading that no message could carry, {@link LimitExceeded} when too many bytes wait
-   * for the disk, {@link OutboxFull}, {@link DiskSyncFailed}.
+   * for the disk, `OUTBOX_FULL`, `DISK_SYNC_FAILED`.
    */
   async publish(readings: readonly Reading[]): Promise<void> {
     try {
       const rows = readings.map((reading, index) => this.#rowOf(reading, index));
       const bytes = rows.reduce((sum, { body }) => sum + body.length + ROW_BYTES, 0);
-      await this.#bounded(bytes, () => this.#insertOrMakeRoom(rows, readings, this.#durabilityOf(readings)));
+      await this.#bounded(bytes, () =>
+        this.#writes.write(() => this.#insert(rows, readings), this.#durabilityOf(readings)),
+      );
       this.#accepted += readings.length;
     } catch (error) {
       this.#refused += readings.length;
@@ -90,7 +93,7 @@ export class Readings {
   /** The clock is right now: gives readings of this boot their dates, and those of earlier boots their bracket. */
   clockKnown(): Promise<void> {
     if (!this.#undated) return Promise.resolve();
-    return this.#commit.write(() => this.#date());
+    return this.#writes.write(() => this.#date());
   }
 
   #durabilityOf(readings: readonly Reading[]): Durability {
@@ -106,22 +109,6 @@ export class Readings {
       await work();
     } finally {
       this.#waitingBytes -= bytes;
-    }
-  }
-
-  async #insertOrMakeRoom(
-    rows: readonly NewRow[],
-    readings: readonly Reading[],
-    durability: Durability,
-  ): Promise<void> {
-    const insert = (): Promise<void> => this.#commit.write(() => this.#insert(rows, readings), durability);
-    try {
-      await insert();
-    } catch (error) {
-      if (codeOf(error) !== "SQLITE_FULL") throw error;
-      if (!this.#space.breakReserve()) throw new OutboxFull("the disk is full", { cause: error });
-      await this.#commit.write(() => this.#space.dropForFullDisk());
-      await insert();
     }
   }
 

@@ -1,5 +1,5 @@
 import type { Database } from "better-sqlite3";
-import { statfsSync, statSync, unlinkSync } from "node:fs";
+import { rmSync, statfsSync, statSync } from "node:fs";
 import { open } from "node:fs/promises";
 import { join } from "node:path";
 import { LimitExceeded } from "../../core/errors.js";
@@ -15,11 +15,12 @@ export interface SpaceOptions {
   readonly minFreeBytes: number;
   /** Free bytes on the disk of `folder`. */
   readonly freeBytes?: (folder: string) => number;
+  /** Kept back for a full disk; twice what the WAL may take. */
+  readonly reserveBytes?: number;
 }
 
 /** Looking at the sizes costs some microseconds: it is done once for so many bytes. */
 const LOOK_EVERY_BYTES = 32_768;
-const RESERVE_BYTES = 1 << 20;
 const RESERVE = "outbox.reserve";
 /** Free pages go back to the file system this many at a time, in a transaction that is under way anyway. */
 const VACUUM_PAGES = 256;
@@ -32,12 +33,14 @@ export class Space {
   readonly #options: Required<SpaceOptions>;
   #unseenBytes = Infinity;
   #evicted = 0;
+  /** The file must not grow beyond this: the disk was full. */
+  #capBytes = Infinity;
 
   constructor(db: Database, folder: string, eviction: Eviction, options: SpaceOptions) {
     this.#db = db;
     this.#folder = folder;
     this.#eviction = eviction;
-    this.#options = { freeBytes: freeBytesOf, ...options };
+    this.#options = { freeBytes: freeBytesOf, reserveBytes: 4 << 20, ...options };
   }
 
   /** Readings given up for want of room since the start. */
@@ -63,7 +66,7 @@ export class Space {
     const { maxBytes, minFreeBytes } = this.#options;
     const spare = this.#options.freeBytes(this.#folder) - minFreeBytes;
     // Below the floor the file may not grow: then only its own free pages are room.
-    const limit = spare >= bytes ? maxBytes : Math.min(maxBytes, this.#fileBytes());
+    const limit = Math.min(maxBytes, this.#capBytes, spare >= bytes ? Infinity : this.#fileBytes());
     while (this.usedBytes + LOOK_EVERY_BYTES + bytes > limit) {
       const dropped = this.#eviction.dropOldest(rank);
       this.#evicted += dropped;
@@ -73,10 +76,19 @@ export class Space {
     this.giveBack();
   }
 
-  /** The disk takes no more: gives up a good part of the lowest class, whose pages are then room for what comes. */
+  /**
+   * The disk takes no more: gives the reserve up, and lets the file grow no further. The reserve is room for the WAL,
+   * through which also deletions go.
+   */
+  diskIsFull(): void {
+    rmSync(join(this.#folder, RESERVE), { force: true });
+    this.#capBytes = Math.min(this.#capBytes, this.usedBytes);
+    this.#unseenBytes = Infinity;
+  }
+
+  /** Gives up a part of the lowest class, whose pages are then room for what comes. Within the caller's transaction. */
   dropForFullDisk(): void {
     this.#evicted += this.#eviction.dropOldest(Infinity);
-    this.#unseenBytes = Infinity;
   }
 
   /** Gives free pages back to the file system, a few at a time. Within a transaction. */
@@ -86,28 +98,23 @@ export class Space {
     if (free > 2 * VACUUM_PAGES) this.#db.pragma(`incremental_vacuum(${VACUUM_PAGES})`);
   }
 
-  /** Something to give up when the disk is full to the last byte, so that readings can still be deleted. */
+  /**
+   * Sees to it that there is something to give up when the disk is full to the last byte, so that readings can still be
+   * deleted. When there is room for it, the file may grow again.
+   */
   async keepReserve(): Promise<void> {
     const path = join(this.#folder, RESERVE);
-    if (statSync(path, { throwIfNoEntry: false })?.size === RESERVE_BYTES) return;
-    if (this.#options.freeBytes(this.#folder) < this.#options.minFreeBytes + RESERVE_BYTES) return;
-    const file = await open(path, "w", 0o600);
-    try {
-      await file.writeFile(Buffer.alloc(RESERVE_BYTES, 1)); // written, not only sized: a hole takes no blocks
-      await file.sync();
-    } finally {
-      await file.close();
+    const { reserveBytes, freeBytes, minFreeBytes } = this.#options;
+    if (statSync(path, { throwIfNoEntry: false })?.size !== reserveBytes) {
+      if (freeBytes(this.#folder) < minFreeBytes + reserveBytes) return;
+      try {
+        await writeReserve(path, reserveBytes);
+      } catch (error) {
+        rmSync(path, { force: true });
+        throw error;
+      }
     }
-  }
-
-  /** Gives the reserve up. @returns false when there was none. */
-  breakReserve(): boolean {
-    try {
-      unlinkSync(join(this.#folder, RESERVE));
-      return true;
-    } catch {
-      return false;
-    }
+    this.#capBytes = Infinity;
   }
 
   #fileBytes(): number {
@@ -120,4 +127,15 @@ export class Space {
 function freeBytesOf(folder: string): number {
   const { bavail, bsize } = statfsSync(folder);
   return bavail * bsize;
+}
+
+async function writeReserve(path: string, bytes: number): Promise<void> {
+  const block = Buffer.alloc(65_536, 1); // written, not only sized: a hole takes no blocks
+  const file = await open(path, "w", 0o600);
+  try {
+    for (let at = 0; at < bytes; at += block.length) await file.write(block, 0, Math.min(block.length, bytes - at));
+    await file.sync();
+  } finally {
+    await file.close();
+  }
 }

@@ -23,6 +23,7 @@ import { Space, type SpaceOptions } from "./space.js";
 import type { StreamInfo } from "./stream-rows.js";
 import { Streams } from "./streams.js";
 import { systemTimeBase, type TimeBase } from "./time-base.js";
+import { RoomMakingWrites, type Writes } from "./writes.js";
 
 export interface StoreOptions {
   /** The agent's state folder; made with mode 0700 when it is not there. */
@@ -102,7 +103,7 @@ async function openAt(path: string, options: StoreOptions): Promise<Store> {
   try {
     const { parts, begun } = await commit.write(() => {
       migrate(db, path);
-      const parts = partsOf(db, commit);
+      const parts = partsOf(db, commit, options);
       const { readers, enrolledAnew = false } = options;
       return { parts, begun: parts.lives.begin({ file, machine, readers, enrolledAnew }) };
     });
@@ -130,15 +131,20 @@ function openDatabase(path: string): Database.Database {
 }
 
 interface Parts {
-  readonly gaps: GapKeeper;
+  readonly space: Space;
+  readonly writes: Writes;
   readonly streams: Streams;
   readonly lives: Lives;
 }
 
-function partsOf(db: Database.Database, commit: GroupCommit): Parts {
+function partsOf(db: Database.Database, commit: GroupCommit, options: StoreOptions): Parts {
+  const { folder, walLimitBytes, space: spaceOptions = DEFAULT_SPACE } = options;
+  const reserve = walLimitBytes === undefined ? {} : { reserveBytes: 2 * walLimitBytes };
   const gaps = new GapKeeper(db);
-  const streams = new Streams(db, commit, gaps);
-  return { gaps, streams, lives: new Lives(db, streams, gaps) };
+  const space = new Space(db, folder, new Eviction(db, gaps), { ...reserve, ...spaceOptions });
+  const writes = new RoomMakingWrites(commit, space);
+  const streams = new Streams(db, writes, gaps);
+  return { space, writes, streams, lives: new Lives(db, streams, gaps) };
 }
 
 /** Opened by {@link openStore}. */
@@ -155,6 +161,7 @@ export class Store {
 
   readonly #commit: GroupCommit;
   readonly #space: Space;
+  readonly #writes: Writes;
   readonly #time: TimeBase;
   readonly #options: StoreOptions;
   readonly #lives: Lives;
@@ -162,23 +169,25 @@ export class Store {
   #newLife: Promise<unknown> = Promise.resolve();
 
   constructor(db: Database.Database, commit: GroupCommit, parts: Parts, begun: Begun, options: StoreOptions) {
-    const { folder, space = DEFAULT_SPACE, durability, readers, clock } = options;
+    const { durability, readers, clock } = options;
+    const { writes, space } = parts;
     this.#commit = commit;
     this.#identity = begun.identity;
     this.#options = options;
     this.#time = options.time ?? systemTimeBase(clock);
     this.#lives = parts.lives;
-    this.#space = new Space(db, folder, new Eviction(db, parts.gaps), space);
+    this.#space = space;
+    this.#writes = writes;
     this.identityVerdict = begun.verdict;
     this.streams = parts.streams;
-    this.answers = new Answers(db, commit);
-    this.ledger = new Ledger(db, commit, this.answers);
-    this.pins = new Pins(db, commit, () => this.#time.nowMs());
-    this.monitor = new MonitorResume(db, commit);
-    this.counters = new Counters(db, commit);
+    this.answers = new Answers(db, writes);
+    this.ledger = new Ledger(db, writes, this.answers);
+    this.pins = new Pins(db, writes, () => this.#time.nowMs());
+    this.monitor = new MonitorResume(db, writes);
+    this.counters = new Counters(db, writes);
     this.readings = new Readings(db, {
-      commit,
-      space: this.#space,
+      writes,
+      space,
       time: this.#time,
       durability: { ...DEFAULT_DURABILITY, ...durability },
       hasReaders: readers.length > 0,
@@ -217,7 +226,7 @@ export class Store {
       const { identity, life } = this.#lives.next(this.#identity, streamId);
       await writeIdentity(this.#options.folder, identity);
       this.#identity = identity;
-      await this.#commit.write(() => this.streams.beginLife(streamId, life));
+      await this.#writes.write(() => this.streams.beginLife(streamId, life));
       return this.streams.info(streamId);
     });
     this.#newLife = next.catch(() => {}); // whoever asked is told
@@ -244,7 +253,7 @@ export class Store {
       await this.ledger.prune(nowMs);
     }
     await this.counters.write();
-    await this.#commit.write(() => {
+    await this.#writes.write(() => {
       if (known) this.#lives.rememberTime(nowMs);
       this.#space.giveBack();
     }, "crash");

@@ -1,5 +1,4 @@
 import type { Database, Statement } from "better-sqlite3";
-import type { GroupCommit } from "../../core/group-commit.js";
 import type { Gap } from "../../messages/gap.js";
 import { GAP_REASONS } from "../../messages/gap.js";
 import type { SenmlReading } from "../../messages/senml.js";
@@ -8,6 +7,7 @@ import type { GapKeeper } from "./gap-keeper.js";
 import { readingOf } from "./reading-body.js";
 import { streamInfoOf } from "./stream-rows.js";
 import type { FormedMessage, MessageRow, ReadingRow, StreamInfo, StreamRow } from "./stream-rows.js";
+import type { Writes } from "./writes.js";
 
 /** What stands in a formed message: always the same, however often it is sent. */
 export type StoredMessage =
@@ -40,13 +40,13 @@ const MAX_ASIDE = 1000;
 /** The streams of all readers: which readings are in which message, and what each reader has not confirmed yet. */
 export class Streams {
   readonly #db: Database;
-  readonly #commit: GroupCommit;
+  readonly #writes: Writes;
   readonly #gaps: GapKeeper;
   readonly #sql: ReturnType<typeof prepare>;
 
-  constructor(db: Database, commit: GroupCommit, gaps: GapKeeper) {
+  constructor(db: Database, writes: Writes, gaps: GapKeeper) {
     this.#db = db;
-    this.#commit = commit;
+    this.#writes = writes;
     this.#gaps = gaps;
     this.#sql = prepare(db);
   }
@@ -77,7 +77,7 @@ export class Streams {
    * sent: a number must never stand for two contents. `undefined`: there is nothing to send, or its time is not known.
    */
   form(id: number, limits: PackLimits): Promise<FormedMessage | undefined> {
-    return this.#commit.write(() => this.#gaps.form(id) ?? this.#formPack(id, limits));
+    return this.#writes.write(() => this.#gaps.form(id) ?? this.#formPack(id, limits));
   }
 
   /** `undefined` when it was confirmed or given up in the meantime. */
@@ -97,7 +97,7 @@ export class Streams {
   /** The reader has these messages. What no other reader waits for is deleted. */
   taken(id: number, seqs: readonly number[]): Promise<void> {
     // To forget a receipt costs a resend, no more.
-    return this.#commit.write(() => {
+    return this.#writes.write(() => {
       for (const seq of seqs) this.#sql.remove.run(id, seq);
       this.trim(this.#row(id).class);
     }, "crash");
@@ -105,7 +105,7 @@ export class Streams {
 
   /** A message that can never be sent: its content is kept for a human, and the reader is told of a gap. */
   setAside(id: number, seq: number, why: string, nowMs: number): Promise<void> {
-    return this.#commit.write(() => {
+    return this.#writes.write(() => {
       const message = this.load(id, seq);
       const row = this.#row(id);
       if (message?.type !== "pack") return;

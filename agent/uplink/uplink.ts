@@ -1,5 +1,5 @@
 import type { ReceivedNotification } from "../../atplatform/client/at-client.js";
-import { codeOf, EdgeError } from "../../core/errors.js";
+import { codeOf } from "../../core/errors.js";
 import { TaskGroup } from "../../core/scope.js";
 import { type DeviceInfo, formatInfo } from "../../messages/info.js";
 import { infoKey, receiptKey, stateKey } from "../../messages/names.js";
@@ -108,7 +108,8 @@ export class Uplink {
     } catch (error) {
       signal.throwIfAborted();
       const code = codeOf(error);
-      if (!(error instanceof EdgeError) || code === undefined || this.#options.store.health.state !== "ok") throw error;
+      // Whatever it was, the reader will say it again; only without a store nothing goes on.
+      if (code === undefined || this.#options.store.health.state !== "ok") throw error;
       this.#count(code);
       const fields = { err: error, reader: notification.from };
       if (code === "OTHER_CONSUMER") log.debug(fields, "a receipt that does not count");

@@ -120,3 +120,29 @@ t.test("a power cut at any moment leaves all that was accepted, formed and answe
   t.same(faults.slice(0, 3), []);
   t.equal(promised.done, 40);
 });
+
+t.test("a disk that is full to the last byte", async (t) => {
+  const child = await bundleChild(join(fixtures, "full-disk-child.ts"), join(build, "full"));
+  const folder = join(build, "full-store");
+  mkdirSync(folder);
+  const ballast = join(folder, "something-else");
+  writeFileSync(ballast, Buffer.alloc(1 << 20));
+  const env = childEnv({ LD_PRELOAD: shim, DISK_FOLDER: folder, DISK_QUOTA: String(4 << 20) });
+  const { stdout } = await run(process.execPath, [child, folder, ballast], { env });
+  t.comment(stdout.trim());
+  const seen = JSON.parse(stdout) as {
+    accepted: number;
+    refused: number;
+    alarms: number;
+    state: string;
+    measured: { values: number; lost: number };
+    alarmed: { values: number; lost: number };
+    reserve: number;
+  };
+  t.equal(seen.state, "ok", "it goes on");
+  t.ok(seen.measured.lost + seen.refused > 0, "the disk really was full");
+  t.equal(seen.measured.values + seen.measured.lost, seen.accepted, "what was accepted is there or declared");
+  t.equal(seen.alarms, 20, "alarms find room");
+  t.same(seen.alarmed, { values: 20, lost: 0 });
+  t.equal(seen.reserve, 800_000, "the reserve is there again when there is room");
+});
