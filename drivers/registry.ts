@@ -1,4 +1,5 @@
 import * as v from "valibot";
+import { execSchema } from "./exec/config.js";
 import { hostSchema } from "./host/config.js";
 import { mqttSchema } from "./mqtt/config.js";
 import { serialSchema } from "./serial/config.js";
@@ -7,6 +8,7 @@ import type { ConfiguredDriver } from "./supervisor.js";
 
 /** The keys of each kind of driver, for the parser, the reference page and the example file. */
 export const driverSchemas = {
+  exec: execSchema,
   host: hostSchema,
   mqtt: mqttSchema,
   serial: serialSchema,
@@ -16,7 +18,7 @@ export const driverSchemas = {
 export type DriverType = keyof typeof driverSchemas;
 
 /** One `[[driver]]` table, whatever its kind. */
-export const driverSchema = v.variant("type", [hostSchema, mqttSchema, serialSchema, simulatedSchema]);
+export const driverSchema = v.variant("type", [execSchema, hostSchema, mqttSchema, serialSchema, simulatedSchema]);
 export type DriverConfig = v.InferOutput<typeof driverSchema>;
 
 /** What opens the driver of a table. Its code and libraries are loaded when it is opened for the first time. */
@@ -38,6 +40,8 @@ function arrival(config: DriverConfig): ConfiguredDriver["untilPresent"] {
 
 function opener(config: DriverConfig): ConfiguredDriver["open"] {
   switch (config.type) {
+    case "exec":
+      return async (deps, signal) => (await import("./exec/exec-driver.js")).openExec(config, deps, signal);
     case "host":
       return async (deps, signal) => (await import("./host/host-driver.js")).openHost(config, deps, signal);
     case "mqtt":

@@ -1,5 +1,10 @@
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import t from "tap";
 import * as v from "valibot";
+import { execSchema } from "../../drivers/exec/config.js";
+import { openExecOf } from "../../drivers/exec/exec-driver.js";
 import { openHost } from "../../drivers/host/host-driver.js";
 import { hostSchema } from "../../drivers/host/config.js";
 import { openMqtt } from "../../drivers/mqtt/mqtt-driver.js";
@@ -32,6 +37,21 @@ void driverContract(t, "simulated", async () => {
   };
 });
 
+void driverContract(t, "exec", async () => {
+  const dir = await mkdtemp(join(tmpdir(), "atedge-exec-"));
+  const pidFile = join(dir, "pid");
+  await writeFile(join(dir, "program"), EXEC_PROGRAM, { mode: 0o755 });
+  const config = v.parse(execSchema, { id: "own", type: "exec", folder: dir, program: "program", args: [pidFile] });
+  return {
+    open: (deps, signal) => openExecOf([process.getuid?.() ?? 0])(config, deps, signal),
+    stimulate: async () => undefined,
+    removeDevice: async () => void process.kill(Number(await readFile(pidFile, "utf8")), "SIGKILL"),
+    command: { name: "echo", args: { on: true }, result: { on: true } },
+    silentCommand: { name: "deaf", args: {} },
+    [Symbol.asyncDispose]: () => rm(dir, { recursive: true, force: true }),
+  };
+});
+
 void driverContract(t, "serial", async () => {
   const device = await PtyDevice.open();
   device.onLine = (line) => {
@@ -53,6 +73,17 @@ void driverContract(t, "serial", async () => {
     [Symbol.asyncDispose]: () => device[Symbol.asyncDispose](),
   };
 });
+
+const EXEC_PROGRAM = `#!${process.execPath}
+require("node:fs").writeFileSync(process.argv[2], String(process.pid));
+const say = (message) => console.log(JSON.stringify(message));
+say({ commands: [{ name: "echo" }, { name: "deaf" }] });
+setInterval(() => say({ readings: [{ name: "t", value: 1, unit: "Cel" }] }), 20);
+require("node:readline").createInterface({ input: process.stdin }).on("line", (line) => {
+  const { call, command, args } = JSON.parse(line);
+  if (command === "echo") say({ answer: call, result: args });
+}).on("close", () => process.exit(0));
+`;
 
 const mqttKeys = {
   id: "bench",
