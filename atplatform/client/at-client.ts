@@ -24,7 +24,7 @@ import { logInWithKey } from "./login.js";
 import type { Notification } from "./notification.js";
 import type { Reconnect } from "./pacer.js";
 import { PublicKeys } from "./public-keys.js";
-import type { RecordJson } from "./record-json.js";
+import type { RecordJson, RecordMetadata } from "./record-json.js";
 import {
   type AtRecord,
   decryptWithAny,
@@ -96,6 +96,9 @@ export interface AtClientHealth {
 
 const CONNECT_TIMEOUT_MS = 10_000;
 const COMMAND_TIMEOUT_MS = 30_000;
+const DELIVERY_TIMEOUT_MS = 60_000;
+const DELIVERY_FIRST_MS = 500;
+const DELIVERY_EVERY_MS = 2_000;
 const STATUSES: readonly NotificationStatus[] = ["queued", "delivered", "errored", "expired"];
 
 /** A client for one atSign. It connects when it is first needed; keys that are refused show then. */
@@ -222,6 +225,25 @@ export class AtClient implements Disposable {
     return STATUSES.find((status) => status === answer) ?? "unknown";
   }
 
+  /**
+   * Waits until the receiver's atServer has the notification, or it is clear that it will not get it. What is known
+   * when `timeoutMs` (60 s) is over is the answer then: `errored` is also said between the attempts of our atServer.
+   */
+  async waitForDelivery(
+    id: string,
+    { timeoutMs = DELIVERY_TIMEOUT_MS }: { readonly timeoutMs?: number },
+    signal: AbortSignal,
+  ): Promise<NotificationStatus> {
+    const endMs = this.#clock.monotonicMs() + timeoutMs;
+    for (let waitMs = DELIVERY_FIRST_MS; ; waitMs = DELIVERY_EVERY_MS) {
+      const status = await this.notificationStatus(id, signal);
+      const leftMs = endMs - this.#clock.monotonicMs();
+      const isOpen = status === "queued" || status === "errored";
+      if (!isOpen || leftMs <= 0) return status;
+      await this.#clock.sleep(Math.min(waitMs, leftMs), signal);
+    }
+  }
+
   /** Writes a record of ours; resolves with its commit id. */
   async put(
     name: Omit<RecordName, "by">,
@@ -254,6 +276,20 @@ export class AtClient implements Disposable {
   /** What {@link get} makes of a record that has come another way. */
   async open(name: RecordName, record: RecordJson, signal: AbortSignal): Promise<AtRecord> {
     return await this.#records.open(name, record, signal);
+  }
+
+  /** Metadata without the value; `undefined` when there is no such record. */
+  async metadataOf(name: RecordName, signal: AbortSignal): Promise<RecordMetadata | undefined> {
+    return await this.#records.metadataOf(name, signal);
+  }
+
+  /** Changes when a record of ours expires, is born or refreshed, and not its value; `undefined`: there is none. */
+  async setMetadata(
+    name: Omit<RecordName, "by">,
+    options: Pick<PutOptions, "ttlMs" | "ttbMs" | "ttrSeconds" | "ccd">,
+    signal: AbortSignal,
+  ): Promise<number | undefined> {
+    return await this.#records.setMetadata(name, options, signal);
   }
 
   async delete(name: Omit<RecordName, "by">, signal: AbortSignal): Promise<void> {

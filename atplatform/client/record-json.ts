@@ -52,8 +52,12 @@ export function parseRecordJson(answer: string): RecordJson {
     throw new AnswerInvalid("expected a record with key and data");
   }
   const metadata = typeof metaData === "object" && metaData !== null ? metaData : {};
-  return { key, data: data ?? null, metadata: parseMetadata(new Map(Object.entries(metadata))) };
+  return { key, data: data ?? null, metadata: metadataFrom(new Map(Object.entries(metadata))) };
 }
+
+/** What `llookup:meta:` and its like answer. @throws {AnswerInvalid} */
+export const parseMetadata = (answer: string): RecordMetadata =>
+  metadataFrom(new Map(Object.entries(jsonObject(answer))));
 
 /** @throws {AnswerInvalid} */
 export function jsonObject(text: string): Readonly<Record<string, unknown>> {
@@ -80,7 +84,7 @@ export function parseDate(value: unknown): Date | undefined {
   return Number.isNaN(date.getTime()) ? undefined : date;
 }
 
-function parseMetadata(members: ReadonlyMap<string, unknown>): RecordMetadata {
+function metadataFrom(members: ReadonlyMap<string, unknown>): RecordMetadata {
   const found = new Map<string, unknown>();
   const take = (name: keyof RecordMetadata, wire: string, parse: (value: unknown) => unknown): void => {
     const value = parse(members.get(wire));

@@ -12,15 +12,24 @@ import { makeAtKey } from "../protocol/at-key.js";
 import type { AtSign } from "../protocol/at-sign.js";
 import type { MetadataOptions } from "../protocol/metadata-options.js";
 import { deleteVerb } from "../protocol/verbs/delete.js";
+import type { RecordPart } from "../protocol/key-grammar.js";
 import { llookup } from "../protocol/verbs/llookup.js";
 import { lookup } from "../protocol/verbs/lookup.js";
 import { plookup } from "../protocol/verbs/plookup.js";
 import { scan } from "../protocol/verbs/scan.js";
+import { updateMeta } from "../protocol/verbs/update-meta.js";
 import { type Update, update } from "../protocol/verbs/update.js";
 import type { CommandLink } from "./command-link.js";
 import { AnswerInvalid, NotActivated, NoSharedKey, PublicKeyChanged } from "./errors.js";
 import type { PublicKeys } from "./public-keys.js";
-import { answerOrNone, json, parseRecordJson, type RecordJson, type RecordMetadata } from "./record-json.js";
+import {
+  answerOrNone,
+  json,
+  parseMetadata,
+  parseRecordJson,
+  type RecordJson,
+  type RecordMetadata,
+} from "./record-json.js";
 import type { SharedKeys } from "./shared-keys.js";
 
 /** A record by name. Whose it is and who may read it are told apart here; the wire has one name for both. */
@@ -139,6 +148,40 @@ export class Records {
     return isPublic ? await this.#openPublic(name, record, signal) : await this.#openPrivate(name, record, signal);
   }
 
+  /** Metadata without the value; `undefined` when there is no such record. */
+  async metadataOf(name: RecordName, signal: AbortSignal): Promise<RecordMetadata | undefined> {
+    const line = this.#lookupLine(name, false, "meta");
+    const answer = await answerOrNone(this.#options.link.send(line, { repeatable: true }, signal));
+    return answer === undefined ? undefined : parseMetadata(answer);
+  }
+
+  /**
+   * Changes when a record of ours expires, is born or refreshed; its value stays. Resolves with the commit id, or
+   * `undefined` when there is no such record.
+   */
+  async setMetadata(
+    name: Omit<RecordName, "by">,
+    { ttlMs, ttbMs, ttrSeconds, ccd }: Pick<PutOptions, "ttlMs" | "ttbMs" | "ttrSeconds" | "ccd">,
+    signal: AbortSignal,
+  ): Promise<number | undefined> {
+    const { atSign, link } = this.#options;
+    const before = await this.metadataOf(name, signal);
+    if (!before) return undefined; // `update:meta` would make one without a value
+    const line = updateMeta.format({
+      key: makeAtKey({ scope: name.for, entity: name.key, owner: atSign }),
+      options: {
+        ...(ttlMs !== undefined && { ttlMs }),
+        ...(ttbMs !== undefined && { ttbMs }),
+        ...(ttrSeconds !== undefined && { ttrSeconds }),
+        ...(ccd !== undefined && { ccd }),
+        // These two an atServer sets to false when they are left out (trap 30 of atserver.md).
+        isBinary: before.isBinary ?? false,
+        isEncrypted: before.isEncrypted ?? false,
+      },
+    });
+    return Number(await link.send(line, { repeatable: true }, signal));
+  }
+
   /** Deletes a record of ours. That there was none is no failure. */
   async delete(name: Omit<RecordName, "by">, signal: AbortSignal): Promise<void> {
     const key = makeAtKey({ scope: name.for, entity: name.key, owner: this.#options.atSign });
@@ -188,14 +231,14 @@ export class Records {
     };
   }
 
-  #lookupLine({ key, for: scope, by }: RecordName, bypassCache: boolean): string {
+  #lookupLine({ key, for: scope, by }: RecordName, bypassCache: boolean, part: RecordPart = "all"): string {
     const { atSign } = this.#options;
     const owner = by ?? atSign;
     if (owner === atSign) {
-      return llookup.format({ part: "all", key: makeAtKey({ scope, entity: key, owner }) });
+      return llookup.format({ part, key: makeAtKey({ scope, entity: key, owner }) });
     }
     const verb = scope === "public" ? plookup : lookup;
-    return verb.format({ part: "all", bypassCache, entity: key.toLowerCase(), owner });
+    return verb.format({ part, bypassCache, entity: key.toLowerCase(), owner });
   }
 
   async #openPublic({ by }: RecordName, { key, data, metadata }: RecordJson, signal: AbortSignal): Promise<AtRecord> {

@@ -55,6 +55,7 @@ t.test("notifications between two atSigns", async (t) => {
     t.equal(text, "21.5 °C");
     t.same(Buffer.from(aesKey), Buffer.from((await sender.sharedKeyFor(bob, never)).aesKey));
 
+    t.equal(await sender.waitForDelivery(id, {}, never), "delivered");
     t.equal(await sender.notificationStatus(id, never), "delivered");
     t.equal(await sender.notificationStatus("00000000-0000-4000-8000-000000000000", never), "unknown");
 

@@ -120,6 +120,22 @@ t.test("records", async (t) => {
     t.equal(await other.get({ key: "nothing.demo", for: "public", by: alice }, {}, never), undefined);
   });
 
+  await t.test("have metadata that is read and changed without the value", async (t) => {
+    const name = { key: "meta.demo", for: bob };
+    t.equal(await client.metadataOf(name, never), undefined);
+    t.equal(await client.setMetadata(name, { ttlMs: 1_000 }, never), undefined, "and makes no record");
+    t.equal(await client.metadataOf(name, never), undefined);
+    await client.put(name, "value", { ttrSeconds: 60, ccd: true }, never);
+    const before = await client.metadataOf(name, never);
+    t.match(before, { ttrSeconds: 60, ccd: true, isEncrypted: true, version: 0 });
+    await client.setMetadata(name, { ttlMs: 3_600_000 }, never);
+    const after = await client.metadataOf(name, never);
+    t.match(after, { ttlMs: 3_600_000, ttrSeconds: 60, ccd: true, isEncrypted: true, ivNonce: before?.ivNonce });
+    t.ok(after?.expiresAt && after.expiresAt.getTime() > Date.now() + 3_000_000);
+    t.equal((await client.get(name, {}, never))?.value, "value");
+    t.match(await other.metadataOf({ key: "meta.demo", by: alice }, never), { isEncrypted: true });
+  });
+
   await t.test("may be written without encryption or without IV, and over one another", async (t) => {
     const written = [
       [{}, true],

@@ -367,6 +367,21 @@ t.test("the command link", async (t) => {
     await t.rejects(client.notificationStatus("a b", never), { code: "SYNTAX_INVALID" });
   });
 
+  t.test("waits for delivery as long as there is hope, and no longer than told", async (t) => {
+    const clock = new ManualClock();
+    const statuses = ["queued", "errored", "queued", "delivered"];
+    const records = new Records();
+    records.before = () => statuses.shift() ?? "queued";
+    await using server = await openScripted(serve(records));
+    await using client = await aliceClient(server, { clock });
+    t.equal(await whileMoving(clock, 100, client.waitForDelivery("id-1", {}, never)), "delivered");
+    t.ok(clock.monotonicMs() >= 4_500 && clock.monotonicMs() < 10_000);
+    const startMs = clock.monotonicMs();
+    const late = client.waitForDelivery("id-2", { timeoutMs: 3_000 }, never);
+    t.equal(await whileMoving(clock, 100, late), "queued");
+    t.ok(clock.monotonicMs() - startMs >= 3_000 && clock.monotonicMs() - startMs < 6_000);
+  });
+
   t.test("ends what waits when the client is disposed", async (t) => {
     const records = new Records();
     await using server = await openScripted(async (peer) => {
