@@ -29,6 +29,7 @@ import { KeyStore } from "./store/key-store.js";
 import { NotificationStore } from "./store/notification-store.js";
 import { PasscodeStore } from "./store/passcode-store.js";
 import { SettingStore } from "./store/setting-store.js";
+import { exportDatabase } from "./transfer.js";
 import type { Call } from "./verb.js";
 import { Visits } from "./visits.js";
 
@@ -173,6 +174,11 @@ export class AtServer implements Disposable {
       monitors.unsubscribe(connection);
       this.#connections.delete(connection);
     }
+  }
+
+  /** Copies everything into a file, while connections go on. @throws TransferRefused or a system error. */
+  export(path: string): Promise<void> {
+    return exportDatabase(this.#database, this.atSign, path);
   }
 
   /** Lets what is in flight finish: every further command is answered AT0024. Aborting `signal` abandons it. */

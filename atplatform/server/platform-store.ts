@@ -9,6 +9,7 @@ import { bareAtSign, parseAtSign, type AtSign } from "../protocol/at-sign.js";
 import { openAtDatabase } from "./store/database.js";
 import { KeyStore } from "./store/key-store.js";
 import { mergeMetadata } from "./store/metadata.js";
+import { checkExported, importDatabase } from "./transfer.js";
 import { CRAM_SECRET } from "./verbs/login.js";
 
 /** The atSign is hosted here already. */
@@ -26,6 +27,15 @@ export interface HostedAtSign {
   readonly pinned: boolean;
   /** `removing`: the running platform is to stop it and put its file aside. */
   readonly state: "hosted" | "removing";
+}
+
+/** Somebody wants the file of an atSign that is in use. */
+export interface Transfer {
+  readonly atSign: AtSign;
+  /** Absolute. */
+  readonly path: string;
+  /** It is no longer to be hosted here. */
+  readonly move: boolean;
 }
 
 interface Row {
@@ -49,7 +59,9 @@ export class PlatformStore {
     this.stateDir = stateDir;
     this.directory = new DirectoryStore(join(stateDir, "directory.db"));
     this.directory.db.exec(`CREATE TABLE IF NOT EXISTS hosted
-      (name TEXT PRIMARY KEY, host TEXT, port INTEGER, pinned INTEGER NOT NULL, state TEXT NOT NULL) WITHOUT ROWID`);
+      (name TEXT PRIMARY KEY, host TEXT, port INTEGER, pinned INTEGER NOT NULL, state TEXT NOT NULL) WITHOUT ROWID;
+      CREATE TABLE IF NOT EXISTS transfer
+      (name TEXT PRIMARY KEY, path TEXT NOT NULL, move INTEGER NOT NULL, outcome TEXT) WITHOUT ROWID`);
   }
 
   /** Changes when another process has written. */
@@ -82,10 +94,7 @@ export class PlatformStore {
     if (this.find(atSign)) throw new AlreadyHosted(`${atSign} is hosted here already`);
     if (existsSync(this.fileOf(atSign))) await this.putAside(atSign);
     await writeSecret(this.fileOf(atSign), atSign, options.cramSecret);
-    const { host = null, port = null } = options;
-    this.directory.db
-      .prepare("INSERT INTO hosted (name, host, port, pinned, state) VALUES (?, ?, ?, ?, 'hosted')")
-      .run(bareAtSign(atSign), host, port, port === null ? 0 : 1);
+    this.#host(atSign, options);
   }
 
   /** Where it listens now: tells the directory. */
@@ -98,15 +107,72 @@ export class PlatformStore {
     })();
   }
 
-  /** Whether it was hosted. The file is put aside by {@link forget}, when nobody has it open. */
+  /** Whether it was hosted or known to the directory. The file is put aside by {@link forget}, when nobody has it open. */
   markRemoved(atSign: AtSign): boolean {
     const { changes } = this.directory.db
       .prepare("UPDATE hosted SET state = 'removing' WHERE name = ?")
       .run(bareAtSign(atSign));
-    this.directory.remove(bareAtSign(atSign));
-    return changes > 0;
+    return this.directory.remove(bareAtSign(atSign)) || changes > 0;
   }
 
+  /** An atSign that is hosted elsewhere: the directory only says where. */
+  point(atSign: AtSign, { host, port }: { readonly host: string; readonly port: number }): void {
+    if (this.find(atSign)) throw new AlreadyHosted(`${atSign} is hosted here`);
+    this.directory.set({ name: bareAtSign(atSign), host, port });
+  }
+
+  /**
+   * Takes in the file of an atSign that was exported elsewhere, or here and then removed.
+   *
+   * @throws {AlreadyHosted}, TransferRefused.
+   */
+  async import(path: string, options: { readonly host?: string; readonly port?: number }): Promise<AtSign> {
+    const atSign = checkExported(path);
+    if (this.find(atSign)) throw new AlreadyHosted(`${atSign} is hosted here already`);
+    if (existsSync(this.fileOf(atSign))) await this.putAside(atSign);
+    await importDatabase(path, this.fileOf(atSign));
+    this.#host(atSign, options);
+    return atSign;
+  }
+
+  /** Asks the running platform for the file. */
+  requestTransfer({ atSign, path, move }: Transfer): void {
+    this.directory.db
+      .prepare("INSERT OR REPLACE INTO transfer (name, path, move, outcome) VALUES (?, ?, ?, NULL)")
+      .run(bareAtSign(atSign), path, move ? 1 : 0);
+  }
+
+  /** Those that nobody has carried out yet. */
+  transfers(): readonly Transfer[] {
+    const rows = this.directory.db
+      .prepare<[], { name: string; path: string; move: number }>("SELECT * FROM transfer WHERE outcome IS NULL")
+      .all();
+    return rows.map(({ name, path, move }) => ({ atSign: parseAtSign(name), path, move: move === 1 }));
+  }
+
+  /** `failure` empty: it is done. */
+  endTransfer(atSign: AtSign, failure: string): void {
+    this.directory.db.prepare("UPDATE transfer SET outcome = ? WHERE name = ?").run(failure, bareAtSign(atSign));
+  }
+
+  /** What became of it, once it has ended: empty, or why it failed. */
+  transferOutcome(atSign: AtSign): string | undefined {
+    const row = this.directory.db
+      .prepare<[string], { outcome: string | null }>("SELECT outcome FROM transfer WHERE name = ?")
+      .get(bareAtSign(atSign));
+    return row?.outcome ?? undefined;
+  }
+
+  #host(
+    atSign: AtSign,
+    { host, port }: { readonly host?: string | undefined; readonly port?: number | undefined },
+  ): void {
+    this.directory.db
+      .prepare("INSERT INTO hosted (name, host, port, pinned, state) VALUES (?, ?, ?, ?, 'hosted')")
+      .run(bareAtSign(atSign), host ?? null, port ?? null, port === undefined ? 0 : 1);
+  }
+
+  /** Hosted here no longer; what the directory says of it stays until {@link PlatformStore.point} changes it. */
   async forget(atSign: AtSign): Promise<void> {
     if (existsSync(this.fileOf(atSign))) await this.putAside(atSign);
     this.directory.db.prepare("DELETE FROM hosted WHERE name = ?").run(bareAtSign(atSign));

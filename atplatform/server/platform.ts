@@ -14,11 +14,14 @@ import { formatHostPort, type HostPort } from "../transport/host-port.js";
 import { listenTls, type ListenOptions, type ServerIdentity, type TlsListener } from "../transport/listen.js";
 import { AtServer } from "./at-server.js";
 import { Identities, isLoopback, type CertificateFiles } from "./identity.js";
-import { makeCramSecret, PlatformStore, type HostedAtSign } from "./platform-store.js";
+import { makeCramSecret, PlatformStore, type HostedAtSign, type Transfer } from "./platform-store.js";
 import { localResolver, remoteResolver, type Resolver } from "./resolver.js";
 import { defaultSettings, type AtServerSettings } from "./settings.js";
+import { exportFile } from "./transfer.js";
 
 const POLL_MS = 300;
+/** What is in flight when an atSign moves out gets this long to finish. */
+const MOVE_GRACE_MS = 3_000;
 /** How often certificate files are looked at, and our own leaf for its end. */
 const IDENTITY_POLL_MS = 10_000;
 
@@ -304,6 +307,7 @@ export class Platform implements Disposable {
     this.#signal.throwIfAborted();
     this.#seenVersion = this.store.version;
     const failures: unknown[] = [];
+    for (const transfer of this.store.transfers()) await this.#transfer(transfer);
     for (const hosted of this.store.list()) {
       try {
         if (hosted.state === "removing") await this.#remove(hosted.atSign);
@@ -313,6 +317,30 @@ export class Platform implements Disposable {
       }
     }
     if (failures.length > 0) throw failures[0];
+  }
+
+  /** Copies a file for somebody; who moves has it stopped first, so that nothing is answered that the copy lacks. */
+  async #transfer({ atSign, path, move }: Transfer): Promise<void> {
+    const running = this.#running.get(atSign);
+    try {
+      if (!running) throw new EdgeError(`${atSign} does not run here`);
+      if (move) await this.#moveOut(atSign, running, path);
+      else await running.server.export(path);
+      this.store.endTransfer(atSign, "");
+      this.#log.info({ atSign, moved: move }, "atSign exported");
+    } catch (error) {
+      this.#log.error({ atSign, err: error }, "an atSign could not be exported");
+      this.store.endTransfer(atSign, error instanceof Error ? error.message : String(error));
+    }
+  }
+
+  async #moveOut(atSign: AtSign, running: Running, path: string): Promise<void> {
+    this.#running.delete(atSign);
+    running.listener?.stopAccepting();
+    await running.server.close(AbortSignal.timeout(MOVE_GRACE_MS));
+    await stop(running);
+    await exportFile(this.store.fileOf(atSign), atSign, path);
+    await this.store.forget(atSign);
   }
 
   async #remove(atSign: AtSign): Promise<void> {
