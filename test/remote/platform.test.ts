@@ -103,7 +103,7 @@ t.test("the commands, against an atDirectory and two atServers", async (t) => {
     await outbound.send({ name: telemetryKey(address), body, ttlnMs: 60_000 }, forever);
   };
   const common = [
-    ...["--as", "@grower", "--keys", join(dir, "@grower.atKeys"), "--ca", platform.caFile],
+    ...["--as", "@grower", "--keys", join(dir, "@grower.atKeys"), "--ca", platform.caFile ?? ""],
     ...["--directory", `localhost:${platform.directoryPort}`, "--state", join(dir, "state")],
   ];
   const fingerprint = fingerprintOf(owner.keys.encryption.publicText);

@@ -19,7 +19,7 @@ t.test("the agent as a process", async (t) => {
   const platform = scope.use(await TestPlatform.open(join(folder, "platform")));
   for (const name of ["@greenhouse", "@grower", "@stranger"]) await platform.onboard(name);
   const directory = `localhost:${platform.directory.port}`;
-  const { caFile } = platform.platform;
+  const { caFile = "" } = platform.platform;
 
   const start = (...args: string[]): AtedgeProcess => scope.use(new AtedgeProcess(cli.path, args));
 
@@ -167,7 +167,7 @@ t.test("the command line", async (t) => {
   writeFileSync(file("wrong"), "0".repeat(cramSecret.length));
   writeFileSync(file("empty"), "\n");
   const run = (...args: string[]) => scope.use(new AtedgeProcess(cli.path, args)).ended;
-  const site = ["--directory", `localhost:${platform.directory.port}`, "--ca", platform.platform.caFile];
+  const site = ["--directory", `localhost:${platform.directory.port}`, "--ca", platform.platform.caFile ?? ""];
   const onboard = (...args: string[]) => run("onboard", "@alice", ...args, ...site);
 
   t.test("tells usage faults with exit code 2, and help with 0", async (t) => {
