@@ -45,36 +45,41 @@ const settle = async (): Promise<void> => {
 };
 
 t.test("Connection", async (t) => {
-  t.test("matches answers to commands in order, one in flight, however the bytes are cut", async (t) => {
-    const replies = [
-      "data:one\n@",
-      "error:AT0015-key not found : x\n@alice@",
-      "data: spaced\n@alice@",
-      "data:é🛠\r\n@alice@",
-    ];
-    const script =
-      (cuts: readonly number[]) =>
-      async (peer: ScriptedPeer): Promise<void> => {
-        await peer.send("@");
-        for (const reply of replies) {
+  t.test(
+    "matches answers to commands in order, one in flight, however the bytes are cut (traps 14 and 15)",
+    async (t) => {
+      const replies = [
+        "data:one\n@",
+        "error:AT0015-key not found : x\n@alice@",
+        "data: spaced\n@alice@",
+        "data:é🛠\r\n@alice@",
+      ];
+      const script =
+        (cuts: readonly number[]) =>
+        async (peer: ScriptedPeer): Promise<void> => {
+          await peer.send("@");
+          for (const reply of replies) {
+            await peer.line();
+            t.equal(peer.waiting, 0, "the next command waits for the answer");
+            await peer.send(reply, cuts);
+          }
           await peer.line();
-          t.equal(peer.waiting, 0, "the next command waits for the answer");
-          await peer.send(reply, cuts);
-        }
-        await peer.line();
-      };
-    for (const cuts of [[], [1], [4, 5], [8, 9, 10, 11, 12], Array.from({ length: 40 }, (_, at) => at)]) {
-      await withScript(script(cuts), async (connection) => {
-        const answers = await Promise.allSettled(["a", "b", "c", "d"].map((line) => connection.send(line, {}, never)));
-        t.match(answers, [
-          { value: "one" },
-          { reason: { code: "AT0015", remedy: "answer" } },
-          { value: "spaced" },
-          { value: "é🛠" },
-        ]);
-      });
-    }
-  });
+        };
+      for (const cuts of [[], [1], [4, 5], [8, 9, 10, 11, 12], Array.from({ length: 40 }, (_, at) => at)]) {
+        await withScript(script(cuts), async (connection) => {
+          const answers = await Promise.allSettled(
+            ["a", "b", "c", "d"].map((line) => connection.send(line, {}, never)),
+          );
+          t.match(answers, [
+            { value: "one" },
+            { reason: { code: "AT0015", remedy: "answer" } },
+            { value: "spaced" },
+            { value: "é🛠" },
+          ]);
+        });
+      }
+    },
+  );
 
   t.test("gives each of many commands its own answer under random cuts", async () => {
     await fc.assert(
@@ -231,7 +236,7 @@ t.test("Connection", async (t) => {
     );
   });
 
-  t.test("hands over notifications of a monitor, glued to prompts and between answers", async (t) => {
+  t.test("hands over notifications of a monitor, glued to prompts and between answers (traps 12 and 16)", async (t) => {
     const got: string[] = [];
     await withScript(
       async (peer) => {

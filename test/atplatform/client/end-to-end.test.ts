@@ -83,7 +83,7 @@ t.test("records", async (t) => {
     t.equal((await other.get({ key: "phone.demo", by: alice }, { fresh: true }, never))?.value, "+1 567");
   });
 
-  await t.test("for everybody are signed, whatever characters they hold", async (t) => {
+  await t.test("for everybody are signed, whatever characters they hold (trap 20)", async (t) => {
     for (const text of ["plain", "two\nlines\n", "Grüße, 世界 🛠", " blank in front", '{"a":1}']) {
       await client.put({ key: "note.demo", for: "public" }, text, {}, never);
       const expected = { value: text, wasEncrypted: false, signature: "valid" };
@@ -136,7 +136,7 @@ t.test("records", async (t) => {
     t.match(await other.metadataOf({ key: "meta.demo", by: alice }, never), { isEncrypted: true });
   });
 
-  await t.test("may be written without encryption or without IV, and over one another", async (t) => {
+  await t.test("may be written without encryption or without IV, and over one another (trap 8)", async (t) => {
     const written = [
       [{}, true],
       [{ encrypt: false }, false],

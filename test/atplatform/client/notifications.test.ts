@@ -184,7 +184,7 @@ t.test("Pacer", async (t) => {
     t.same(waits(pacer, [lost, lost]), [500, 1000]);
   });
 
-  t.test("waits long when the server is full, and longer when it refuses the keys", async (t) => {
+  t.test("waits long when the server is full, and longer when it refuses the keys (trap 43)", async (t) => {
     const clock = new ManualClock();
     const pacer = new Pacer(clock, { random: () => 0 });
     t.same(waits(pacer, [new AtServerError("AT0012", "full")]), [30_000]);
@@ -314,7 +314,7 @@ t.test("subscribe", async (t) => {
     t.same(lines, ["monitor:0", "monitor:990000"]);
   });
 
-  t.test("begins with live ones when told so, and goes on from the server's time", async (t) => {
+  t.test("begins with live ones when told so, and goes on from the server's time (trap 48)", async (t) => {
     const lines: string[] = [];
     const clock = new ManualClock();
     await using server = await openScripted(

@@ -153,7 +153,7 @@ t.test("RPC between two atSigns", async (t) => {
     await answers.return();
   });
 
-  await t.test("gives up early on a device that is away or does not know the caller", async (t) => {
+  await t.test("gives up early on a device that is away or does not know the caller (trap 32)", async (t) => {
     await using back = await openRpcClient({ client: server, server: alice, ...math, ackTimeoutMs: 200 }, never);
     await t.rejects(back.call({ op: "add" }, {}, never), { code: "TIMED_OUT", message: /acknowledgement of @alice/u });
     t.equal(calls.length, 1, "nothing was carried out");

@@ -51,7 +51,7 @@ const bytes = (base64: string): Buffer => Buffer.from(base64, "base64");
 t.test("AES-256-CTR with padding", async (t) => {
   const aes = vectors<AesVectors>("aes-ctr.json");
 
-  t.test("gives the bytes that at_c, at_python, at_java, at_go and OpenSSL give, and reads them back", async (t) => {
+  t.test("gives the bytes that at_c, at_python, at_java, at_go and OpenSSL give, and reads them back (trap 2)", async (t) => {
     t.equal(aes.encrypt.length, 26);
     for (const vector of aes.encrypt) {
       const plain =
@@ -166,7 +166,7 @@ t.test("RSA", async (t) => {
     );
   });
 
-  t.test("answers every malformed message with a key that depends on it alone, never with an error", async (t) => {
+  t.test("answers every malformed message with a key that depends on it alone, never with an error (traps 4 and 5)", async (t) => {
     const key = Buffer.alloc(32, 0x5a);
     const text = Buffer.from(key.toString("base64"));
     const block = (change: (block: Buffer) => void): string => {
@@ -208,7 +208,7 @@ t.test("RSA", async (t) => {
     t.equal(new Set(dummies.map((dummy) => dummy.toString("hex"))).size, malformed.length, "no two are equal");
   });
 
-  t.test("decodes base64 in constant time as Node does, and rejects what Node would skip", async () => {
+  t.test("decodes base64 in constant time as Node does, and rejects what Node would skip (trap 50)", async () => {
     const texts = fc.oneof(
       fc.uint8Array({ minLength: 32, maxLength: 32 }).map((key) => Buffer.from(key).toString("base64")),
       fc.base64String({ minLength: 40, maxLength: 44 }).map((text) => `${text.slice(0, 43)}=`),
