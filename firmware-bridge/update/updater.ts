@@ -288,8 +288,10 @@ export class Updater {
 
   async #revert(target: FlashTarget, signal: AbortSignal): Promise<void> {
     const active = activeOf(await target.slots(signal));
-    if (active && hexOf(active.hash) === this.#update.hash && !active.confirmed) await this.#reset(target, signal);
-    else await this.#end("reverted", this.#update.reason);
+    const { hash, reason } = this.#update;
+    if (!active || hexOf(active.hash) !== hash) await this.#end("reverted", reason);
+    else if (!active.confirmed) await this.#reset(target, signal);
+    else await this.#end("confirmed", `${reason ?? "it is faulty"}; there is no image to go back to`);
   }
 
   get #hash(): Uint8Array {
