@@ -32,7 +32,7 @@ interface Options {
 async function main({ once, keepFiles }: Options): Promise<number> {
   const stop = new AbortController();
   for (const name of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.once(name, () => stop.abort("stopped"));
-  const folder = await mkdtemp(join(tmpdir(), "atedge-demo-"));
+  const folder = await makeFolder();
   const screen = new Screen(process.stdout);
   const children = new Children(dist, folder, (error) => stop.abort(error));
   let passed = true;
@@ -54,6 +54,15 @@ async function main({ once, keepFiles }: Options): Promise<number> {
     else await rm(folder, { recursive: true, force: true });
   }
   return passed ? 0 : 1;
+}
+
+async function makeFolder(): Promise<string> {
+  try {
+    return await mkdtemp(join(tmpdir(), "atedge-demo-"));
+  } catch (cause) {
+    const text = `cannot write in ${tmpdir()} (${codeOf(cause)}): set TMPDIR to a folder where you may write`;
+    throw new DemoFailed(text, { cause });
+  }
 }
 
 async function start(folder: string, children: Children, screen: Screen): Promise<Site> {
@@ -102,17 +111,14 @@ async function show(site: Site, children: Children, screen: Screen, watched: Wat
     screen.step(`  answered: ${output.trim()}`);
     return output;
   };
+  // Asked for before the call: the reading may be here before the answer is.
+  const relayOn = watched.sees(({ name, value }) => name === "board/relay" && value === true);
   await call("board", "relay", '{"on":true}');
-  const relay = await patiently(
-    watched.sees(({ name, value }) => name === "board/relay" && value === true),
-    "the relay on",
-  );
+  const relay = await patiently(relayOn, "the relay on");
   screen.step(`  and the next reading says ${relay.name} = ${String(relay.value)}`);
+  const lampOn = watched.sees(({ name, value }) => name === "bench/lamp.1" && value === "ON");
   await call("bench", "lamp", '{"state":"ON"}');
-  const lamp = await patiently(
-    watched.sees(({ name, value }) => name === "bench/lamp.1" && value === "ON"),
-    "the lamp on",
-  );
+  const lamp = await patiently(lampOn, "the lamp on");
   screen.step(`  and the next reading says ${lamp.name} = ${String(lamp.value)}\n`);
   if (!once) return true;
 
