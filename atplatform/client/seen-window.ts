@@ -17,6 +17,8 @@ const OVERLAP_MS = 10_000;
 const OVERLAP_COUNT = 20;
 const KEPT_MS = 600_000;
 const MAX_SEEN = 2_000;
+/** Of them, those that a replay after a restart could bring again, and some more: it is written often, to small cards. */
+const MAX_SAVED = 64;
 
 /** Remembers what was handled, in a bounded window, and says from when to ask for more. */
 export class SeenWindow {
@@ -30,8 +32,8 @@ export class SeenWindow {
     this.#latestMs = point.epochMillis;
     for (const [digest, epochMillis] of point.seen.slice(-MAX_SEEN)) this.#seen.set(digest, epochMillis);
     const oldest = point.seen[0];
-    // What was handled before the oldest that is remembered may have been forgotten when the point was made.
-    if (oldest && point.seen.length >= MAX_SEEN) this.#forgottenMs = oldest[1];
+    // There were older ones, perhaps of the same millisecond.
+    if (oldest && point.seen.length >= MAX_SAVED) this.#forgottenMs = oldest[1];
   }
 
   /** The argument of `monitor`: all later than this comes again. `undefined`: nothing is known yet. */
@@ -43,7 +45,8 @@ export class SeenWindow {
   }
 
   get point(): ResumePoint | undefined {
-    return this.#latestMs === undefined ? undefined : { epochMillis: this.#latestMs, seen: [...this.#seen] };
+    if (this.#latestMs === undefined) return undefined;
+    return { epochMillis: this.#latestMs, seen: [...this.#seen].slice(-MAX_SAVED) };
   }
 
   has(notification: Notification): boolean {

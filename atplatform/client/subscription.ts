@@ -223,6 +223,8 @@ export class Subscription {
   }
 }
 
+const ignore = (): void => undefined;
+
 // A loop condition would tell the compiler that it cannot have changed.
 const isAborted = (signal: AbortSignal): boolean => signal.aborted;
 
@@ -231,8 +233,8 @@ class Inbox {
   readonly #max: number;
   readonly #waiting: string[] = [];
   #ended: Error | undefined;
-  #arrived = (): void => undefined;
-  #drained = (): void => undefined;
+  #arrived = ignore;
+  #drained = ignore;
 
   constructor(max: number) {
     this.#max = max;
@@ -256,6 +258,13 @@ class Inbox {
     });
   }
 
+  /** Lets the connection be read from again. */
+  #release(): void {
+    const drained = this.#drained;
+    this.#drained = ignore;
+    drained();
+  }
+
   /** No more will come. */
   end(reason: Error): void {
     this.#ended = reason;
@@ -267,7 +276,7 @@ class Inbox {
     for (;;) {
       const body = this.#waiting.shift();
       if (body !== undefined) {
-        if (!this.full) this.#drained();
+        if (!this.full) this.#release();
         return body;
       }
       if (this.#ended) throw this.#ended;
