@@ -1,4 +1,5 @@
 import { InvalidArgumentError, type Command } from "commander";
+import { registerTransfer } from "./platform-transfer.js";
 
 interface StateOptions {
   readonly state: string;
@@ -19,7 +20,7 @@ interface AddOptions {
   readonly port?: number;
 }
 
-const DEFAULT_STATE = "/var/lib/atedge-platform";
+export const DEFAULT_STATE = "/var/lib/atedge-platform";
 
 export function register(program: Command): void {
   const platform = withState(program.command("platform"))
@@ -31,7 +32,7 @@ export function register(program: Command): void {
     .option("--verbose", "log every connection")
     .action(async (options: RunOptions) => {
       const { runPlatform } = await import("./run-platform.js");
-      await runPlatform({ ...options, state: options.state ?? DEFAULT_STATE });
+      await runPlatform(options);
     });
 
   platform
@@ -64,6 +65,7 @@ export function register(program: Command): void {
       listAtSigns(stateOf(command));
     });
 
+  registerTransfer(platform, stateOf);
   for (const subcommand of platform.commands) withState(subcommand);
 }
 

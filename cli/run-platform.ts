@@ -1,9 +1,13 @@
 import { openLog } from "../agent/log.js";
 import { openPlatform, type Platform, type PlatformOptions } from "../atplatform/server/platform.js";
+import { serveMetrics } from "../atplatform/server/metrics.js";
+import { DEFAULT_STATE } from "./platform.js";
+import { loadPlatformConfig } from "./platform-config.js";
 import { interruption } from "./remote-options.js";
 
 interface RunOptions {
-  readonly state: string;
+  readonly state?: string;
+  readonly config?: string;
   readonly json?: boolean;
   readonly host?: string;
   readonly directoryPort?: number;
@@ -19,16 +23,21 @@ const STATUS_MS = 1_000;
 /** Runs a platform until SIGTERM or Ctrl-C. */
 export async function runPlatform(options: RunOptions): Promise<void> {
   const stop = interruption();
-  const { state, json, host, directoryPort = DEFAULT_DIRECTORY_PORT, portRange, verbose } = options;
+  const { json, host, directoryPort, portRange, verbose, config } = options;
+  const fromFile = config === undefined ? {} : await loadPlatformConfig(config);
+  const { metricsPort, ...file } = fromFile;
   const settings: PlatformOptions = {
-    stateDir: state,
-    directoryPort,
+    directoryPort: DEFAULT_DIRECTORY_PORT,
+    ...file,
+    stateDir: options.state ?? file.stateDir ?? DEFAULT_STATE,
     log: openLog({ level: verbose ? "debug" : "info" }),
+    ...(directoryPort !== undefined && { directoryPort }),
     ...(host !== undefined && { host }),
     ...(portRange && { portRange }),
   };
   // Not `stop`: that is the wish to end well; this one would cut what is in flight.
   await using platform = await openPlatform(settings, new AbortController().signal);
+  await using _metrics = metricsPort === undefined ? undefined : await serveMetrics(platform, metricsPort);
   announce(platform, json === true);
   const status = process.stdout.isTTY && !json ? setInterval(() => showStatus(platform), STATUS_MS) : undefined;
   await new Promise<void>((resolve) => {
