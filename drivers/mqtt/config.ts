@@ -130,6 +130,30 @@ export const mqttSchema = v.pipe(
       v.pipe(integer(1024, 16_777_216), doc("A longer message is dropped and counted.")),
       262_144,
     ),
+    preset: v.optional(
+      v.pipe(
+        v.array(
+          v.strictObject({
+            kind: v.pipe(
+              v.picklist(["zigbee2mqtt", "tasmota", "shelly", "home-assistant"]),
+              doc("What speaks at the broker; its devices' readings and commands then need no tables of their own."),
+            ),
+            prefix: v.optional(
+              v.pipe(
+                v.string(),
+                parseWith(parseTopic),
+                doc(
+                  "First part of the topics of zigbee2mqtt and home-assistant, when it is not `zigbee2mqtt` or `homeassistant`.",
+                ),
+              ),
+            ),
+          }),
+        ),
+        v.maxLength(8),
+        doc("Readings and commands of well-known systems."),
+      ),
+      [],
+    ),
     reading: v.optional(v.pipe(v.array(reading), doc("What to take from which topics.")), []),
     command: v.optional(v.pipe(v.array(command), doc("What can be published on command.")), []),
   }),

@@ -9,6 +9,7 @@ import { codeOf, DeviceGone, EdgeError } from "../../core/errors.js";
 import { untilAborted } from "../../core/scope.js";
 import { Secret } from "../../core/secret.js";
 import type { MqttConfig } from "./config.js";
+import type { Preset } from "./message-source.js";
 import { ReceivePath, type ReceivePathOptions } from "./receive-path.js";
 
 type MqttClient = MqttModule.default;
@@ -34,6 +35,7 @@ export interface BrokerConnection {
  */
 export async function connectToBroker(
   config: MqttConfig,
+  plan: Preset,
   deps: DriverDeps,
   receive: ReceivePathOptions["receive"],
   signal: AbortSignal,
@@ -56,7 +58,7 @@ export async function connectToBroker(
   const client = new library.default(() => path, clientOptions(config, clientId, password));
   try {
     await untilAborted(untilConnected(config, client, path), signal);
-    await untilAborted(subscribe(config, client, path), signal);
+    await untilAborted(subscribe(config, plan, client, path), signal);
     return { client, path };
   } catch (error) {
     client.end(true);
@@ -122,9 +124,11 @@ function untilConnected({ url }: MqttConfig, client: MqttClient, path: ReceivePa
   });
 }
 
-async function subscribe(config: MqttConfig, client: MqttClient, path: ReceivePath): Promise<void> {
+async function subscribe(config: MqttConfig, plan: Preset, client: MqttClient, path: ReceivePath): Promise<void> {
   const filters = new Map<string, 0 | 1>();
-  for (const { topic, qos } of config.reading) if (filters.get(topic.filter) !== 1) filters.set(topic.filter, qos);
+  for (const { filter, qos, subscribed } of plan.sources) {
+    if (subscribed !== false && filters.get(filter.filter) !== 1) filters.set(filter.filter, qos);
+  }
   for (const { answerTopic } of config.command)
     if (answerTopic !== undefined) filters.set(answerFilter(answerTopic), 1);
   if (filters.size === 0) return;

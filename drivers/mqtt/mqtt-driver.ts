@@ -3,41 +3,51 @@ import { CommandRefused, CommandUncertain } from "../../core/command-errors.js";
 import type { Driver, DriverDeps, OpenDriver, Reading } from "../../core/driver.js";
 import { DeviceGone } from "../../core/errors.js";
 import { ChildSignal, untilAborted } from "../../core/scope.js";
-import { commandNamed, describe } from "../configured-command.js";
-import { namePart, readingValue } from "../field-readings.js";
+import { commandNamed } from "../configured-command.js";
 import { valueAt } from "../json-pointer.js";
-import { fill, fillText } from "../template.js";
 import { within } from "../within.js";
-import type { MqttCommand, MqttConfig, MqttReading } from "./config.js";
+import type { MqttConfig } from "./config.js";
 import { connectToBroker } from "./connect.js";
+import type { MessageSource } from "./message-source.js";
+import { planOf } from "./plan.js";
+import type { Publication, PublishCommand } from "./publish-command.js";
 import type { InboundMessage } from "./publish-packet.js";
 import type { ReceivePath } from "./receive-path.js";
-import { captures, parseTopic, withCaptures } from "./topic-filter.js";
 
 type MqttClient = MqttModule.default;
 
 /** A broker, by the keys of {@link MqttConfig}: one connection, ended by its first failure. */
 export const openMqtt: OpenDriver<MqttConfig> = async (config, deps, signal) => {
-  const intake = new Intake(config, deps);
-  const { client, path } = await connectToBroker(config, deps, (messages) => intake.receive(messages), signal);
-  return new MqttDriver(config, deps, intake, client, path);
+  const followed = new Followed();
+  const plan = planOf(config, (filter) => followed.add(filter.filter));
+  const intake = new Intake(plan.sources, deps);
+  const { client, path } = await connectToBroker(config, plan, deps, (messages) => intake.receive(messages), signal);
+  followed.subscribe(client);
+  return new MqttDriver(config, deps, plan.commands, intake, client, path);
 };
 
 class MqttDriver implements Driver {
   readonly id: string;
   readonly commands: Driver["commands"];
-  readonly #config: MqttConfig;
   readonly #deps: DriverDeps;
+  readonly #commands: readonly PublishCommand[];
   readonly #intake: Intake;
   readonly #client: MqttClient;
   readonly #path: ReceivePath;
   readonly #gone = new AbortController();
 
-  constructor(config: MqttConfig, deps: DriverDeps, intake: Intake, client: MqttClient, path: ReceivePath) {
+  constructor(
+    config: MqttConfig,
+    deps: DriverDeps,
+    commands: readonly PublishCommand[],
+    intake: Intake,
+    client: MqttClient,
+    path: ReceivePath,
+  ) {
     this.id = config.id;
-    this.commands = config.command.map(describe);
-    this.#config = config;
+    this.commands = commands.map(({ description }) => description);
     this.#deps = deps;
+    this.#commands = commands;
     this.#intake = intake;
     this.#client = client;
     this.#path = path;
@@ -62,18 +72,13 @@ class MqttDriver implements Driver {
   }
 
   async call(name: string, args: Readonly<Record<string, unknown>>, signal: AbortSignal): Promise<unknown> {
-    const command = commandNamed(this.#config.command, name);
-    const topic = filledTopic(command.topic, args);
-    const payload = command.payload ? fill(command.payload, args) : JSON.stringify(args);
+    const command = commandNamed(this.#commands, name);
+    const publication = command.prepare(args);
     const options = { ms: command.timeoutMs, clock: this.#deps.clock, what: `${this.id}/${name}` };
     await using either = new ChildSignal(signal);
     const gone = new Promise<never>((_, reject) => this.#onGone(reject, either.signal));
     try {
-      return await within(
-        (inner) => Promise.race([gone, this.#ask(command, topic, payload, args, inner)]),
-        options,
-        signal,
-      );
+      return await within((inner) => Promise.race([gone, this.#ask(publication, inner)]), options, signal);
     } catch (cause) {
       if (cause instanceof CommandRefused) throw cause;
       throw new CommandUncertain(cause instanceof Error ? cause.message : String(cause), { cause });
@@ -94,16 +99,10 @@ class MqttDriver implements Driver {
     await closed;
   }
 
-  async #ask(
-    command: MqttCommand,
-    topic: string,
-    payload: string,
-    args: Readonly<Record<string, unknown>>,
-    signal: AbortSignal,
-  ): Promise<unknown> {
-    const { answerTopic, answerPointer, qos, retain } = command;
+  async #ask(publication: Publication, signal: AbortSignal): Promise<unknown> {
+    const { topic, payload, qos, retain, answerTopic, answerPointer } = publication;
     // Listening begins before the command is sent: the answer may overtake the acknowledgement.
-    const answer = answerTopic === undefined ? undefined : this.#intake.next(filledTopic(answerTopic, args), signal);
+    const answer = answerTopic === undefined ? undefined : this.#intake.next(answerTopic, signal);
     answer?.catch(() => undefined);
     await this.#client.publishAsync(topic, payload, { qos, retain });
     return answer ? (valueAt(await answer, answerPointer) ?? null) : { sent: true };
@@ -116,16 +115,6 @@ class MqttDriver implements Driver {
   }
 }
 
-/** @throws {CommandRefused} when an argument does not fit into a topic. */
-function filledTopic(template: string, args: Readonly<Record<string, unknown>>): string {
-  const topic = fillText(template, args);
-  try {
-    return parseTopic(topic);
-  } catch (cause) {
-    throw new CommandRefused(`no topic: ${topic}`, { cause });
-  }
-}
-
 function goneError(url: string, cause: Error | null): Error {
   return new DeviceGone(
     cause ? `${url}: ${cause.message}` : `${url} closed the connection`,
@@ -133,17 +122,34 @@ function goneError(url: string, cause: Error | null): Error {
   );
 }
 
+/** Topics that become known while we run; each is subscribed once. */
+class Followed {
+  readonly #filters = new Set<string>();
+  #client: MqttClient | undefined;
+
+  add(filter: string): void {
+    if (this.#filters.has(filter)) return;
+    this.#filters.add(filter);
+    this.#client?.subscribe(filter, { qos: 1 });
+  }
+
+  subscribe(client: MqttClient): void {
+    this.#client = client;
+    for (const filter of this.#filters) client.subscribe(filter, { qos: 1 });
+  }
+}
+
 /** Turns messages into readings and answers. */
 class Intake {
-  readonly #config: MqttConfig;
+  readonly #sources: readonly MessageSource[];
   readonly #deps: DriverDeps;
   readonly #waiting = new Set<{ readonly topic: string; readonly resolve: (payload: unknown) => void }>();
   messages = 0;
   ignored = 0;
   tooLong = 0;
 
-  constructor(config: MqttConfig, deps: DriverDeps) {
-    this.#config = config;
+  constructor(sources: readonly MessageSource[], deps: DriverDeps) {
+    this.#sources = sources;
     this.#deps = deps;
   }
 
@@ -178,20 +184,10 @@ class Intake {
       resolve(payload);
       answered = true;
     }
-    const readings = this.#config.reading.flatMap((reading) => readingOf(reading, message, payload, timeMs));
+    const readings = this.#sources.flatMap((source) => source.readings(message, payload, timeMs));
     if (readings.length === 0 && !answered) this.ignored += 1;
     return readings;
   }
-}
-
-function readingOf(reading: MqttReading, message: InboundMessage, payload: unknown, timeMs: number): Reading[] {
-  if (message.retained && !reading.retained) return [];
-  const found = captures(reading.topic, message.topic);
-  if (!found) return [];
-  const value = readingValue(valueAt(payload, reading.pointer), reading.scale, reading.offset);
-  if (value === undefined) return [];
-  const name = withCaptures(reading.name, found, namePart);
-  return [{ name, value, timeMs, class: reading.class, ...(reading.unit === undefined ? {} : { unit: reading.unit }) }];
 }
 
 /** Many sensors publish bare text or numbers, many JSON: what parses as JSON is that. */
