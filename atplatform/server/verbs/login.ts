@@ -95,8 +95,15 @@ function succeed(
   return data("success");
 }
 
-async function fail({ session, signal }: Call, { throttle }: Services, message: string): Promise<never> {
+/** Whatever was before is over, a monitor included (spec 6.4). */
+async function fail(
+  { session, connection, signal }: Call,
+  { throttle, monitors }: Services,
+  message: string,
+): Promise<never> {
   session.authentication = undefined;
+  session.omitPrompt = false;
+  monitors.unsubscribe(connection);
   await throttle.failed(session.remoteAddress, signal);
   throw new Refusal("AT0401", message);
 }
