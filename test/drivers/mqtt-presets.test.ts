@@ -68,7 +68,7 @@ void t.test("Zigbee2MQTT", async (t) => {
   });
 });
 
-// Payloads: https://tasmota.github.io/docs/MQTT/, /DS18x20/, /Power-Monitoring-Calibration/ and /Commands/
+// DS18B20, RESULT and POWER: https://tasmota.github.io/docs/MQTT/; ENERGY and STATE are shaped after what devices send.
 void t.test("Tasmota", async (t) => {
   const preset = tasmota();
   const read = (topic: string, payload: unknown): string[] => lines(readings(preset, topic, payload));
@@ -104,7 +104,7 @@ void t.test("Tasmota", async (t) => {
   });
 });
 
-// Payloads: https://shelly-api-docs.shelly.cloud/gen2/ComponentsAndServices/Switch and /Mqtt
+// Shaped after https://shelly-api-docs.shelly.cloud/gen2/ComponentsAndServices/Switch and /Mqtt
 void t.test("Shelly of the second generation", async (t) => {
   const preset = shelly();
   const status = {
@@ -176,6 +176,18 @@ void t.test("Home Assistant discovery", async (t) => {
     answerTopic: "homeassistant/switch/irrigation/state",
   });
   t.throws(() => prepared(preset, "set", { entity: "garden", on: true }), { code: "COMMAND_REFUSED" });
+
+  read("homeassistant/light/kitchen/config", {
+    "~": "homeassistant/light/kitchen",
+    name: "Kitchen",
+    unique_id: "kitchen_light",
+    cmd_t: "~/set",
+    stat_t: "~/state",
+    schema: "json",
+    brightness: true,
+  });
+  t.strictSame(read("homeassistant/light/kitchen/state", { state: "ON", brightness: 255 }), ["kitchen true"]);
+  t.match(prepared(preset, "set", { entity: "kitchen", on: false }), { payload: '{"state":"OFF"}' });
 
   read("homeassistant/sensor/node1/power/config", {
     stat_t: "tele/x",

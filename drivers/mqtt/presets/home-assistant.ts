@@ -17,6 +17,7 @@ interface Entity {
   readonly quantity: Quantity | undefined;
   readonly on: string;
   readonly off: string;
+  readonly isJson: boolean;
 }
 
 /** Short names that discovery messages may use (Home Assistant, "MQTT discovery", supported abbreviations). */
@@ -33,7 +34,7 @@ const LONG_NAMES: Readonly<Record<string, string>> = {
 
 /**
  * Devices that announce themselves as Home Assistant has it, below `PREFIX/COMPONENT/[NODE/]OBJECT/config`: sensor,
- * binary_sensor, switch and light of the default schema. An entity's state is the reading `NODE.OBJECT`; the command
+ * binary_sensor, switch, and light of the default and the JSON schema. An entity's state is the reading `NODE.OBJECT`; the command
  * `set` switches what can be switched. Of templates those are understood that pick one value out of JSON.
  */
 export function homeAssistant(prefix: string, follow: (filter: TopicFilter) => void): Preset {
@@ -93,7 +94,11 @@ export function homeAssistant(prefix: string, follow: (filter: TopicFilter) => v
             throw new CommandRefused("no entity of this name that can be switched");
           return {
             topic: entity.commandTopic,
-            payload: on === true ? entity.on : entity.off,
+            payload: entity.isJson
+              ? JSON.stringify({ state: on === true ? entity.on : entity.off })
+              : on === true
+                ? entity.on
+                : entity.off,
             qos: 1,
             retain: false,
             answerTopic: entity.stateTopic,
@@ -111,7 +116,9 @@ function entityOf(found: readonly string[] | undefined, payload: unknown): Entit
   if (kind !== "sensor" && kind !== "binary_sensor" && kind !== "switch" && kind !== "light") return undefined;
   const texts = longNamed(payload);
   const stateTopic = topicOf(texts["state_topic"]);
-  const value = pickedBy(texts["value_template"] ?? texts["state_value_template"]);
+  // A light of the JSON schema has its state in an object and takes it so.
+  const isJson = kind === "light" && texts["schema"] === "json";
+  const value = isJson ? ["state"] : pickedBy(texts["value_template"] ?? texts["state_value_template"]);
   if (stateTopic === undefined || value === undefined) return undefined;
   return {
     name: found.slice(1).join("."),
@@ -122,6 +129,7 @@ function entityOf(found: readonly string[] | undefined, payload: unknown): Entit
     quantity: quantityOf(texts),
     on: texts["payload_on"] ?? "ON",
     off: texts["payload_off"] ?? "OFF",
+    isJson,
   };
 }
 
