@@ -7,6 +7,7 @@ import type { Log } from "../core/log.js";
 import { TaskGroup } from "../core/scope.js";
 import { configuredDriver } from "../drivers/registry.js";
 import { DriverSupervisor } from "../drivers/supervisor.js";
+import { OwnKeyGuard } from "../messages/own-key.js";
 import { PeerTrust } from "../messages/peer-trust.js";
 import { AgentTime } from "./agent-time.js";
 import { loadConfig } from "./config/load.js";
@@ -113,12 +114,18 @@ function joinParts({ config, keys, store, client, clock, log, group, version }: 
     group,
   });
   const health = new HealthBoard(clock);
+  const ownKeys = new OwnKeyGuard({
+    remembered: store.pins,
+    accepted: new Set(config.sharedKeys),
+    howToAccept: (fingerprint) => `add ${fingerprint} to sharedKeys in the configuration`,
+  });
   const uplink = new Uplink({
     us,
     address,
     client,
     store,
     trust,
+    ownKeys,
     privateKey: keys.encryption.privateKey,
     clock,
     log: log.child({ part: "uplink" }),

@@ -10,13 +10,21 @@ export class Outbound {
   readonly #platform: Platform;
   readonly #owner: string;
   readonly #address: DeviceAddress;
+  readonly #guard: ((aesKey: Uint8Array, signal: AbortSignal) => Promise<void>) | undefined;
   /** Hash of the AES key whose proof is with our atServer. */
   #published: string | undefined;
 
-  constructor(platform: Platform, owner: string, address: DeviceAddress) {
+  /** @param guard throws when this AES key must not be used; left out, any that our atServer gives is. */
+  constructor(
+    platform: Platform,
+    owner: string,
+    address: DeviceAddress,
+    guard?: (aesKey: Uint8Array, signal: AbortSignal) => Promise<void>,
+  ) {
     this.#platform = platform;
     this.#owner = owner;
     this.#address = address;
+    this.#guard = guard;
   }
 
   /** @param id the same on a repeat of the same message. */
@@ -35,6 +43,7 @@ export class Outbound {
     const { aesKey } = await this.#platform.sharedKeyFor(this.#owner, signal);
     const hash = keyHashOf(aesKey);
     if (hash === this.#published) return aesKey;
+    await this.#guard?.(aesKey, signal);
     const { atSign, privateKey } = this.#platform;
     const name = proofKey(this.#address);
     const proof = signKeyProof({ from: atSign, to: this.#owner, aesKey }, privateKey);

@@ -8,6 +8,7 @@ import { codeOf, EdgeError } from "../core/errors.js";
 import type { Log } from "../core/log.js";
 import { Scope, type Disposable } from "../core/scope.js";
 import { parseAddress, type DeviceAddress } from "../messages/names.js";
+import { OwnKeyGuard } from "../messages/own-key.js";
 import { PeerTrust } from "../messages/peer-trust.js";
 import { parseFingerprint } from "../messages/pins.js";
 import { platformOf } from "./at-client-platform.js";
@@ -55,7 +56,8 @@ export async function openSession(options: SessionOptions, signal: AbortSignal):
   const keys = await readKeys(options.keys ?? atKeysPath(atSign), atSign);
   const ca = options.ca === undefined ? undefined : await readText(options.ca);
   const stateDir = options.state ?? defaultStateDir();
-  const remembered = await openPinFile(join(stateDir, "pins.json"));
+  const pinFile = join(stateDir, "pins.json");
+  const remembered = await openPinFile(pinFile);
   const scope = new Scope();
   const client = scope.use(
     await openAtClient(
@@ -72,7 +74,11 @@ export async function openSession(options: SessionOptions, signal: AbortSignal):
   const platform = platformOf(client, keys);
   const configured = new Map(options.key === undefined ? [] : [[owner, parseFingerprint(options.key)]]);
   const trust = new PeerTrust({ us: atSign, address, records: platform, configured, remembered, log: options.log });
-  const outbound = new Outbound(platform, owner, address);
+  const howToAccept = (_: string, name: string): string => `take ${JSON.stringify(name)} out of ${pinFile}`;
+  const ownKeys = new OwnKeyGuard({ remembered, howToAccept });
+  const outbound = new Outbound(platform, owner, address, async (aesKey, signal) =>
+    ownKeys.check(owner, await trust.keyOf(owner, signal), aesKey),
+  );
   return { owner, address, platform, trust, outbound, [Symbol.asyncDispose]: () => scope[Symbol.asyncDispose]() };
 }
 

@@ -200,6 +200,16 @@ export const agentSchema = v.strictObject({
     ),
     "atedge",
   ),
+  sharedKeys: v.optional(
+    v.pipe(
+      v.array(pin),
+      v.maxLength(256),
+      v.description(
+        "Fingerprints of AES keys that a human has accepted, after the agent refused them because its atServer gave another one than before. The log names them.",
+      ),
+    ),
+    [],
+  ),
   logLevel: v.optional(
     v.pipe(
       v.picklist(["debug", "info", "warn", "error"]),

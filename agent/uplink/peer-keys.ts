@@ -22,7 +22,10 @@ export class PeerKeys {
     this.#peer = peer;
   }
 
-  /** @throws {PeerKeyChanged} when the peer's public key is not the pinned one, and what the link throws. */
+  /**
+   * @throws {PeerKeyChanged} when the peer's public key is not the pinned one, {@link OwnKeyChanged} when our atServer
+   * gives another AES key than before, and what the link throws.
+   */
   async forSending(signal: AbortSignal): Promise<Uint8Array> {
     const { client, trust } = this.#deps;
     let pinned = await trust.keyOf(this.#peer, signal); // before any key is made for it
@@ -35,32 +38,15 @@ export class PeerKeys {
         throw new PeerKeyChanged(this.#peer, fingerprintOf(textOf(pinned)), "another");
     }
     const hash = keyHashOf(aesKey);
-    if (this.#proof?.hash !== hash) this.#proof = { hash, put: this.#prove(hash, aesKey, signal) };
+    if (this.#proof?.hash !== hash) {
+      await this.#deps.ownKeys.check(this.#peer, pinned, aesKey);
+      this.#proof = { hash, put: this.#putProof(aesKey, signal) };
+    }
     await this.#proof.put.catch((error: unknown) => {
       this.#proof = undefined;
       throw error;
     });
     return aesKey;
-  }
-
-  /** Our atServer keeps the AES key for us, and could give us one that it knows: a new one is reported. */
-  async #rememberOwn(hash: string): Promise<void> {
-    const { store, log } = this.#deps;
-    const name = `aes:${this.#peer}`;
-    const known = store.pins.get(name);
-    if (known === hash) return;
-    await store.pins.set(name, hash);
-    if (known === undefined) return;
-    store.counters.add("uplink.aes-key-renewed");
-    log.error(
-      { peer: this.#peer },
-      "our AES key for this peer is another one than before: if nobody renewed it on purpose, the atServer did",
-    );
-  }
-
-  async #prove(hash: string, aesKey: Uint8Array, signal: AbortSignal): Promise<void> {
-    await this.#rememberOwn(hash);
-    await this.#putProof(aesKey, signal);
   }
 
   async #putProof(aesKey: Uint8Array, signal: AbortSignal): Promise<void> {

@@ -206,7 +206,7 @@ export class ReaderUplink {
   /** @returns how long to wait. Nothing is lost: it is in the outbox. */
   #trouble(error: unknown): number {
     const code = codeOf(error);
-    const isStopped = code === "PEER_KEY_CHANGED";
+    const isStopped = code === "PEER_KEY_CHANGED" || code === "OWN_KEY_CHANGED";
     const state = isStopped ? "stopped" : "waiting";
     if (state !== this.#state || code !== this.#code) {
       const { log } = this.#context;

@@ -3,6 +3,7 @@ import type { AtSign } from "../../atplatform/protocol/at-sign.js";
 import type { Clock } from "../../core/clock.js";
 import type { Log } from "../../core/log.js";
 import type { DeviceAddress } from "../../messages/names.js";
+import type { OwnKeyGuard } from "../../messages/own-key.js";
 import type { PeerTrust } from "../../messages/peer-trust.js";
 import type { KeyObject } from "node:crypto";
 import type { Store } from "../store/store.js";
@@ -18,6 +19,7 @@ export interface UplinkDeps {
   readonly client: UplinkClient;
   readonly store: Store;
   readonly trust: PeerTrust;
+  readonly ownKeys: OwnKeyGuard;
   /** Of our encryption pair: signs for the AES keys that we use. */
   readonly privateKey: KeyObject;
   readonly clock: Clock;

@@ -1,9 +1,11 @@
 import fc from "fast-check";
+import { randomBytes } from "node:crypto";
 import { rmSync } from "node:fs";
 import { join } from "node:path";
 import type { Test } from "tap";
 import t from "tap";
 import type { Reading, ReadingClass } from "../../../core/driver.js";
+import { keyHashOf } from "../../../messages/key-proof.js";
 import { atKeyOf, infoKey, proofKey, receiptKey, stateKey } from "../../../messages/names.js";
 import { parseInfo } from "../../../messages/info.js";
 import { formatReceipt } from "../../../messages/receipt.js";
@@ -175,6 +177,22 @@ t.test("the uplink", async (t) => {
     await made.pass(40_000);
     t.equal(made.sent.length, before);
     t.match(part(made, "reader.@grower"), { state: "failed", code: "PEER_KEY_CHANGED" });
+  });
+
+  t.test("sends nothing under an AES key that our atServer has swapped, until a human accepts it", async (t) => {
+    const { world: made, reader } = await world(t);
+    await made.store?.publish(readings(1, 2));
+    await made.pass(40_000);
+    const before = made.sent.length;
+    const swapped = randomBytes(32);
+    made.sharedKeys.set(grower.atSign, swapped);
+    await made.store?.publish(readings(3, 4));
+    await made.pass(40_000);
+    t.equal(made.sent.length, before);
+    t.match(part(made, "reader.@grower"), { state: "failed", code: "OWN_KEY_CHANGED" });
+    made.acceptedKeys.add(`sha256:${keyHashOf(swapped)}`);
+    await made.pass(700_000);
+    t.same(reader.got("measurement").values, [1, 2, 3, 4]);
   });
 
   t.test("sets a message aside that is refused for its own sake, and declares it", async (t) => {
