@@ -1,4 +1,5 @@
 import Database from "better-sqlite3";
+import { closeSync, openSync } from "node:fs";
 import { openGroupCommit, type GroupCommit } from "../../../core/group-commit.js";
 import { EdgeError } from "../../../core/errors.js";
 import type { Disposable } from "../../../core/scope.js";
@@ -104,6 +105,7 @@ export interface AtDatabase extends Disposable {
  * @throws {SchemaTooNew}, or a SqliteError (`SQLITE_BUSY` when another process has it).
  */
 export async function openAtDatabase(path: string): Promise<AtDatabase> {
+  makePrivate(path);
   const db = new Database(path, { timeout: 0 });
   const commits = await openGroupCommit({ db, path });
   try {
@@ -113,6 +115,11 @@ export async function openAtDatabase(path: string): Promise<AtDatabase> {
     throw error;
   }
   return { db, commits, path, [Symbol.asyncDispose]: () => commits.close() };
+}
+
+/** The file holds the CRAM secret and all keys; SQLite gives its log the same mode. */
+function makePrivate(path: string): void {
+  closeSync(openSync(path, "a", 0o600));
 }
 
 function migrate(db: Db, path: string): void {

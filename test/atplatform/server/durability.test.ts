@@ -53,6 +53,9 @@ t.test("atedge platform as a process", async (t) => {
     const added = await run("add", "@bob", "--cram-secret-file", bobFile, "--json");
     t.match(JSON.parse(added.out), { atSign: "@bob", host: "localhost", port: Number, cramSecretFile: bobFile });
     t.equal(statSync(bobFile).mode & 0o777, 0o600);
+    for (const file of ["atsigns/alice.db", "atsigns/bob.db", "ca.key", "leaf-localhost.key"]) {
+      t.equal(statSync(join(state, file)).mode & 0o777, 0o600, file);
+    }
     const list = JSON.parse((await run("list", "--json")).out) as { atSign: string }[];
     t.same(
       list.map(({ atSign }) => atSign),
