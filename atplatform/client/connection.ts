@@ -38,7 +38,11 @@ export class Connection implements Disposable {
   readonly #queue: Command[] = [];
   readonly #ended: Promise<void>;
   #current: Command | undefined;
-  #timer = new AbortController();
+  readonly #life = new AbortController();
+  /** Of the command in flight. */
+  #deadlineMs = Infinity;
+  /** When somebody looks at the deadline next. */
+  #watchedUntilMs = Infinity;
   #settling = new AbortController();
   #reason: Error | undefined;
   #lastUseMs: number;
@@ -120,10 +124,25 @@ export class Connection implements Disposable {
     this.#current = command;
     const { clock } = this.#options;
     this.#lastUseMs = clock.monotonicMs();
-    this.#timer = new AbortController();
-    const late = new TimedOut(`no answer came within ${command.timeoutMs} ms`);
-    clock.sleep(command.timeoutMs, this.#timer.signal).then(() => this.#close(late), ignore);
+    this.#deadlineMs = this.#lastUseMs + command.timeoutMs;
+    if (this.#deadlineMs < this.#watchedUntilMs) this.#watch();
     this.#channel.write(`${command.line}\n`).catch((error: unknown) => this.#close(error as Error));
+  }
+
+  /** One timer for many commands: to set and abort one for each is a good part of what a command costs. */
+  #watch(): void {
+    const { clock } = this.#options;
+    const untilMs = this.#deadlineMs;
+    this.#watchedUntilMs = untilMs;
+    const look = (): void => {
+      if (this.#watchedUntilMs === untilMs) this.#watchedUntilMs = Infinity;
+      if (!this.#current) return;
+      if (clock.monotonicMs() >= this.#deadlineMs) {
+        return this.#close(new TimedOut(`no answer came within ${this.#current.timeoutMs} ms`));
+      }
+      if (this.#deadlineMs < this.#watchedUntilMs) this.#watch();
+    };
+    clock.sleep(Math.max(0, untilMs - clock.monotonicMs()), this.#life.signal).then(look, ignore);
   }
 
   #receive(chunk: Buffer): void | Promise<void> {
@@ -163,7 +182,6 @@ export class Connection implements Disposable {
   #answer(settle: (command: Command) => void): void {
     const command = this.#current;
     if (!command) return this.#close(new AnswerInvalid("an answer came that nothing had asked for"));
-    this.#timer.abort();
     this.#current = undefined;
     settle(command);
     this.#next();
@@ -172,7 +190,7 @@ export class Connection implements Disposable {
   #close(reason: Error): void {
     if (this.#reason) return;
     this.#reason = reason;
-    this.#timer.abort();
+    this.#life.abort();
     this.#settling.abort();
     void this.#channel[Symbol.asyncDispose]();
     this.#current?.reject(new AnswerLost("the connection closed before the answer", { cause: reason }));

@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import { isIP } from "node:net";
-import { connect, createSecureContext, rootCertificates, type SecureContext, type TLSSocket } from "node:tls";
+import type { SecureContext, TLSSocket } from "node:tls";
 import { type Clock, systemClock } from "../../core/clock.js";
 import { withDeadline } from "../../core/deadline.js";
 import { codeOf } from "../../core/errors.js";
@@ -68,6 +68,8 @@ async function handshake(options: ConnectOptions, signal: AbortSignal): Promise<
   const { host, port, proxy: choice = "environment", sessions, pins = [] } = options;
   const proxy = choice === "environment" ? proxyFromEnvironment(options) : choice === "none" ? undefined : choice;
   const tunnel = proxy && (await openTunnel(proxy, options, signal));
+  const secureContext = await contextOf(options);
+  const { connect } = await loadTls();
   const peer = formatHostPort(options);
   const session = sessions?.take(peer);
   const servername = isIP(host) === 0 ? { servername: host } : {};
@@ -79,7 +81,7 @@ async function handshake(options: ConnectOptions, signal: AbortSignal): Promise<
     const socket = connect({
       ...(tunnel ? { socket: tunnel, host } : { host, port }),
       ...servername,
-      secureContext: contextOf(options),
+      secureContext,
       ...(session && { session }),
     });
     const settle = (): void => {
@@ -129,11 +131,15 @@ function isPinned(socket: TLSSocket, pins: readonly string[]): boolean {
 const MAX_CONTEXTS = 16;
 const contexts = new Map<string, SecureContext>();
 
+/** With the first connection only: it costs 1.5 MB of RSS. */
+const loadTls = async () => await import("node:tls");
+
 /** Kept, because reading all roots anew takes 40 ms of a fast processor. */
-function contextOf({ ca, identity }: ConnectOptions): SecureContext {
+async function contextOf({ ca, identity }: ConnectOptions): Promise<SecureContext> {
   const name = JSON.stringify([ca, identity?.cert]);
   let context = contexts.get(name);
   if (!context) {
+    const { createSecureContext, rootCertificates } = await loadTls();
     context = createSecureContext({
       minVersion: "TLSv1.2",
       // Without `ca` Node takes its roots and those of NODE_EXTRA_CA_CERTS.

@@ -1,5 +1,4 @@
 import { connect as connectTcp, isIP, type Socket } from "node:net";
-import { connect as connectTls } from "node:tls";
 import { SyntaxInvalid } from "../../core/errors.js";
 import { Secret } from "../../core/secret.js";
 import { ConnectFailed, ProxyRefused } from "./errors.js";
@@ -74,13 +73,14 @@ const isThisMachine = (host: string): boolean =>
  *
  * @throws {ProxyRefused} with the proxy's status line, or {@link ConnectFailed}; `signal.reason` when it aborts.
  */
-export function openTunnel(proxy: HttpProxy, to: HostPort, signal: AbortSignal): Promise<Socket> {
+export async function openTunnel(proxy: HttpProxy, to: HostPort, signal: AbortSignal): Promise<Socket> {
   const name = `the proxy ${formatHostPort(proxy)}`;
-  return new Promise((resolve, reject) => {
-    if (signal.aborted) return reject(signal.reason as Error);
-    const { host, port } = proxy;
+  const { host, port } = proxy;
+  const tls = proxy.secure ? await import("node:tls") : undefined;
+  signal.throwIfAborted();
+  return await new Promise((resolve, reject) => {
     const servername = isIP(host) === 0 ? { servername: host } : {};
-    const socket = proxy.secure ? connectTls({ host, port, ...servername }) : connectTcp({ host, port });
+    const socket = tls ? tls.connect({ host, port, ...servername }) : connectTcp({ host, port });
     let head = Buffer.alloc(0);
     const settle = (): void => {
       signal.removeEventListener("abort", aborted);

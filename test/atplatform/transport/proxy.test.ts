@@ -95,7 +95,11 @@ t.test("openTunnel", async (t) => {
       });
       proxy.close();
     }
-    await t.rejects(openTunnel({ host: "127.0.0.1", port: 1, secure: false }, to, never), { code: "CONNECT_FAILED" });
+    const gone = await answering(() => undefined);
+    gone.close();
+    await t.rejects(openTunnel({ host: "127.0.0.1", port: gone.port, secure: false }, to, never), {
+      code: "CONNECT_FAILED",
+    });
   });
 
   await t.test("keeps what comes with the answer, however the answer is cut", async (t) => {
