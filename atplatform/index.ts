@@ -28,6 +28,7 @@ export type { ApproveOptions, Enrollment, Enrollments } from "./client/enrollmen
 export { onboard, type OnboardOptions, type OnboardStep } from "./client/onboard.js";
 export type { LinkHealth } from "./client/command-link.js";
 export type { Reconnect } from "./client/pacer.js";
+export type { ReachOptions } from "./client/reach.js";
 export type { AtRecord, PutOptions, RecordName } from "./client/records.js";
 export type { RecordJson, RecordMetadata } from "./client/record-json.js";
 export type { ResumePoint } from "./client/seen-window.js";

@@ -13,17 +13,15 @@ import type { MetadataOptions } from "../protocol/metadata-options.js";
 import type { Update } from "../protocol/verbs/update.js";
 import { notify, type Priority } from "../protocol/verbs/notify.js";
 import { notifyStatus } from "../protocol/verbs/notify-by-id.js";
-import { connectTls, TlsSessions } from "../transport/connect.js";
-import { type Connect, Directory, type DirectoryAddress } from "../transport/directory.js";
 import { ConnectionLost } from "../transport/errors.js";
-import type { ProxyChoice } from "../transport/proxy.js";
 import { CommandLink, type LinkHealth } from "./command-link.js";
-import { Dialer } from "./dialer.js";
+import type { Dialer } from "./dialer.js";
 import { Enrollments } from "./enrollments.js";
 import { logInWithKey } from "./login.js";
 import type { Notification } from "./notification.js";
 import type { Reconnect } from "./pacer.js";
 import { PublicKeys } from "./public-keys.js";
+import { dialerFor, type ReachOptions } from "./reach.js";
 import type { RecordJson, RecordMetadata } from "./record-json.js";
 import {
   type AtRecord,
@@ -36,20 +34,9 @@ import {
 import { type SharedKey, SharedKeys } from "./shared-keys.js";
 import { type SubscribeOptions, Subscription, type SubscriptionHealth } from "./subscription.js";
 
-export interface AtClientOptions {
-  readonly atSign: AtSign;
+export interface AtClientOptions extends ReachOptions {
   readonly keys: AtKeys;
-  readonly directory: DirectoryAddress;
-  /** PEM text of a further root, such as a platform's own `ca.pem`. */
-  readonly ca?: string;
-  /** The way through an HTTP proxy; as `HTTPS_PROXY` and `NO_PROXY` say unless given. */
-  readonly proxy?: ProxyChoice;
-  /** `sha256:…` of TLS public keys, one of which directory and atServer must have in their chains, on top of `ca`. */
-  readonly tlsPins?: readonly string[];
-  readonly clock?: Clock;
   readonly log?: Log;
-  readonly connectTimeoutMs?: number;
-  readonly commandTimeoutMs?: number;
   /** From 1 s to 60 s unless given. */
   readonly reconnect?: Reconnect;
 }
@@ -94,8 +81,6 @@ export interface AtClientHealth {
   readonly subscriptions: readonly SubscriptionHealth[];
 }
 
-const CONNECT_TIMEOUT_MS = 10_000;
-const COMMAND_TIMEOUT_MS = 30_000;
 const DELIVERY_TIMEOUT_MS = 60_000;
 const DELIVERY_FIRST_MS = 500;
 const DELIVERY_EVERY_MS = 2_000;
@@ -129,24 +114,13 @@ export class AtClient implements Disposable {
 
   /** Use {@link openAtClient}. */
   constructor(options: AtClientOptions) {
-    const { atSign, keys, directory: address, ca, clock = systemClock, log = silentLog } = options;
-    const { proxy, tlsPins: pins } = options;
-    const sessions = new TlsSessions();
-    const timeoutMs = options.connectTimeoutMs ?? CONNECT_TIMEOUT_MS;
-    const connect: Connect = (to, signal) => connectTls({ ...to, ca, proxy, pins, sessions, clock, timeoutMs }, signal);
+    const { atSign, keys, clock = systemClock, log = silentLog } = options;
     this.atSign = atSign;
     this.#selfKey = keys.selfKey;
     this.#reconnect = options.reconnect;
     this.#clock = clock;
     this.#log = log.child({ atSign });
-    this.#dialer = new Dialer({
-      atSign,
-      directory: new Directory({ address, connect, clock, answerTimeoutMs: timeoutMs }),
-      connect,
-      clock,
-      commandTimeoutMs: options.commandTimeoutMs ?? COMMAND_TIMEOUT_MS,
-      logIn: (connection, signal) => logInWithKey(connection, atSign, keys, signal),
-    });
+    this.#dialer = dialerFor(options, (connection, signal) => logInWithKey(connection, atSign, keys, signal));
     this.#link = new CommandLink({ dialer: this.#dialer, clock, log: this.#log, reconnect: options.reconnect });
     this.#publicKeys = new PublicKeys({ atSign, link: this.#link, clock });
     this.#sharedKeys = new SharedKeys({

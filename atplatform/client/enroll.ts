@@ -1,5 +1,5 @@
 import { readFile, rm } from "node:fs/promises";
-import { type Clock, systemClock } from "../../core/clock.js";
+import { systemClock } from "../../core/clock.js";
 import { codeOf, EdgeError } from "../../core/errors.js";
 import { Secret } from "../../core/secret.js";
 import { newAesKey, parseAesKey } from "../crypto/aes-ctr.js";
@@ -20,13 +20,11 @@ import type { AtSign } from "../protocol/at-sign.js";
 import { enroll as enrollVerb, type Namespaces } from "../protocol/verbs/enroll.js";
 import { keys as keysVerb } from "../protocol/verbs/keys.js";
 import { lookup } from "../protocol/verbs/lookup.js";
-import { connectTls } from "../transport/connect.js";
-import { type Connect, Directory, type DirectoryAddress } from "../transport/directory.js";
 import type { Connection } from "./connection.js";
 import { decryptDefaultKeys, requestFingerprint } from "./default-keys.js";
-import { Dialer } from "./dialer.js";
 import { AnswerInvalid, EnrollmentRefused, NotActivated } from "./errors.js";
 import { logInWithKey } from "./login.js";
+import { dialerFor, type ReachOptions } from "./reach.js";
 import { answerOrNone, jsonObject } from "./record-json.js";
 
 /** What to tell the approver over another channel: it is what `enroll` waits for him to approve. */
@@ -36,8 +34,7 @@ export interface PendingEnrollment {
   readonly fingerprint: string;
 }
 
-export interface EnrollOptions {
-  readonly atSign: AtSign;
+export interface EnrollOptions extends ReachOptions {
   /** With the device name unique among the atSign's enrolments; letters, digits, `_`, `-`, `.`. Both become public. */
   readonly appName: string;
   readonly deviceName: string;
@@ -47,15 +44,11 @@ export interface EnrollOptions {
   readonly passcode: Secret;
   /** When the enrolment ends, from its approval; left out: never. */
   readonly expiresInMs?: number;
-  readonly directory: DirectoryAddress;
-  readonly ca?: string;
   /** Where the keys go. Beside it, `<keyFile>.pending` holds the request until it is decided, over restarts. */
   readonly keyFile: string;
   /** Called once when the request is filed, and once at a restart. */
   readonly onPending?: (pending: PendingEnrollment) => void;
   readonly pollMs?: number;
-  readonly clock?: Clock;
-  readonly commandTimeoutMs?: number;
 }
 
 interface Request {
@@ -67,7 +60,6 @@ interface Request {
 }
 
 const POLL_MS = 10_000;
-const COMMAND_TIMEOUT_MS = 30_000;
 const NAME = /^[\w.-]+$/u;
 /** Wait for these: not decided yet, or the server does not know it yet. */
 const UNDECIDED: ReadonlySet<string> = new Set(["AT0026", "AT0401"]);
@@ -88,7 +80,8 @@ export async function enroll(options: EnrollOptions, signal: AbortSignal): Promi
   }
   await checkAtKeysPath(keyFile);
   const pendingFile = `${keyFile}.pending`;
-  const dial = dialerOf(options);
+  const dialer = dialerFor(options);
+  const dial: Dial = (signal) => dialer.dial({}, signal);
   const request = await filed(options, (await readPending(pendingFile)) ?? (await newRequest(dial, atSign, signal)), {
     dial,
     pendingFile,
@@ -111,14 +104,6 @@ export async function enroll(options: EnrollOptions, signal: AbortSignal): Promi
 }
 
 type Dial = (signal: AbortSignal) => Promise<Connection>;
-
-function dialerOf({ atSign, directory: address, ca, clock = systemClock, commandTimeoutMs }: EnrollOptions): Dial {
-  const connect: Connect = (to, signal) => connectTls({ ...to, ca, clock }, signal);
-  const directory = new Directory({ address, connect, clock });
-  const timeoutMs = commandTimeoutMs ?? COMMAND_TIMEOUT_MS;
-  const dialer = new Dialer({ atSign, directory, connect, clock, commandTimeoutMs: timeoutMs });
-  return (signal) => dialer.dial({}, signal);
-}
 
 async function newRequest(dial: Dial, atSign: AtSign, signal: AbortSignal): Promise<Request> {
   await using connection = await dial(signal);

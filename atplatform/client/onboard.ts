@@ -1,4 +1,4 @@
-import { type Clock, systemClock } from "../../core/clock.js";
+import { systemClock } from "../../core/clock.js";
 import { codeOf } from "../../core/errors.js";
 import { Secret } from "../../core/secret.js";
 import { newAesKey } from "../crypto/aes-ctr.js";
@@ -12,38 +12,30 @@ import { deleteVerb } from "../protocol/verbs/delete.js";
 import { enroll } from "../protocol/verbs/enroll.js";
 import { lookup } from "../protocol/verbs/lookup.js";
 import { update } from "../protocol/verbs/update.js";
-import { connectTls } from "../transport/connect.js";
-import { type Connect, Directory, type DirectoryAddress } from "../transport/directory.js";
 import { AtSignUnknown, CertificateRefused, ConnectFailed } from "../transport/errors.js";
 import type { Connection } from "./connection.js";
 import { encryptDefaultKeys } from "./default-keys.js";
-import { Dialer } from "./dialer.js";
 import { AlreadyActivated, AnswerInvalid } from "./errors.js";
 import { logInWithKey, logInWithSecret } from "./login.js";
+import { dialerFor, type ReachOptions } from "./reach.js";
 import { answerOrNone, jsonObject } from "./record-json.js";
 
 export type OnboardStep = "wait" | "keys" | "secret" | "enroll" | "login" | "publish" | "finish";
 
-export interface OnboardOptions {
-  readonly atSign: AtSign;
+export interface OnboardOptions extends ReachOptions {
   /** The CRAM secret of the registrar; of no use any more afterwards. */
   readonly secret: Secret;
-  readonly directory: DirectoryAddress;
-  readonly ca?: string;
   /** Where the keys go. When the file is there already, an onboarding that was cut short goes on with its keys. */
   readonly keyFile: string;
   readonly appName?: string;
   readonly deviceName?: string;
   /** How often, two seconds apart, to look for an atServer that is still being set up. */
   readonly attempts?: number;
-  readonly clock?: Clock;
-  readonly commandTimeoutMs?: number;
   readonly onStep?: (step: OnboardStep) => void;
 }
 
 const ATTEMPT_EVERY_MS = 2_000;
 const DEFAULT_ATTEMPTS = 50;
-const COMMAND_TIMEOUT_MS = 30_000;
 
 /**
  * Makes an atSign one's own: keys are made here, the atServer gets the public ones, and the registrar's secret is
@@ -55,7 +47,8 @@ const COMMAND_TIMEOUT_MS = 30_000;
  */
 export async function onboard(options: OnboardOptions, signal: AbortSignal): Promise<AtKeys> {
   const { atSign, keyFile, secret, onStep = () => undefined } = options;
-  const dial = dialerOf(options);
+  const dialer = dialerFor(options);
+  const dial: Dial = (signal) => dialer.dial({}, signal);
   onStep("wait");
   const published = await waitForServer(options, dial, signal);
   onStep("keys");
@@ -85,14 +78,6 @@ export async function onboard(options: OnboardOptions, signal: AbortSignal): Pro
 }
 
 type Dial = (signal: AbortSignal) => Promise<Connection>;
-
-function dialerOf({ atSign, directory: address, ca, clock = systemClock, commandTimeoutMs }: OnboardOptions): Dial {
-  const connect: Connect = (to, signal) => connectTls({ ...to, ca, clock }, signal);
-  const directory = new Directory({ address, connect, clock });
-  const timeoutMs = commandTimeoutMs ?? COMMAND_TIMEOUT_MS;
-  const dialer = new Dialer({ atSign, directory, connect, clock, commandTimeoutMs: timeoutMs });
-  return (signal) => dialer.dial({}, signal);
-}
 
 /** The public key that the atServer has, once it is there. */
 async function waitForServer(

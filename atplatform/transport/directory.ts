@@ -69,6 +69,11 @@ export class Directory {
     return address;
   }
 
+  /** Whether {@link find} would answer from memory, perhaps with what is true no more. */
+  remembers(atSign: AtSign): boolean {
+    return this.#cache.has(atSign);
+  }
+
   /** To be called when a connection to the address failed: the atServer may have moved. */
   forget(atSign: AtSign): void {
     this.#cache.delete(atSign);

@@ -355,6 +355,29 @@ t.test("the command link", async (t) => {
     t.equal(client.health.command.state, "ready");
   });
 
+  t.test("follows an atServer that moves to another address", async (t) => {
+    const records = new Records();
+    records.before = () => "done";
+    const first = await openScripted(serve(records));
+    await using second = await openScripted(serve(records));
+    let asked = 0;
+    await using directory = await openScripted(async (peer) => {
+      asked += 1;
+      t.equal(await peer.line(), "alice");
+      await peer.send(`localhost:${asked === 1 ? first.port : second.port}\r\n@`);
+      await peer.line();
+    });
+    await using client = await aliceClient(directory, {
+      directory: { kind: "directory", host: "localhost", port: directory.port },
+      ca: [first, second, directory].map(({ caPem }) => caPem).join(""),
+    });
+    t.equal(await client.send("x", {}, never), "done");
+    await first[Symbol.asyncDispose]();
+    t.equal(await client.send("x", { repeatable: true }, never), "done");
+    t.equal(asked, 2);
+    t.equal(second.connections, 1);
+  });
+
   t.test("knows what became of a notification", async (t) => {
     const records = new Records();
     records.before = (line) => line.split(":")[2];
