@@ -37,6 +37,8 @@ const FIRST = 0x20;
 const LAST = 0x10;
 const NAK = FIRST;
 const CREDIT = 0x0f;
+/** A packet without data waits so long, or for half a window: a board's receive buffer has room for two of them. */
+const TELL_AFTER_MS = 20;
 const MAX_RETRANSMIT_MS = 1000;
 const MAX_TRIES = 12;
 
@@ -69,6 +71,9 @@ export class Delivery {
   #expected = 0;
   #parts: Uint8Array[] | undefined;
   #partBytes = 0;
+  /** Packets with data since we last told what we have, and when that must be told at the latest. */
+  #untold = 0;
+  #tellAtMs = Infinity;
   #answerDue = false;
   #nakDue = false;
   /** A NAK for `#expected` is out; the next waits for progress. */
@@ -159,7 +164,7 @@ export class Delivery {
     }
     if (flags & ASK) this.#answerDue = true;
     this.#acknowledged(ack, flags & CREDIT, !hasData && (flags & NAK) !== 0, nowMs);
-    if (sequence !== undefined) return this.#data(flags, sequence, packet.subarray(3));
+    if (sequence !== undefined) return this.#data(flags, sequence, packet.subarray(3), nowMs);
     this.#nakSent = false; // the answer of a peer that has nothing to send again
     return undefined;
   }
@@ -183,18 +188,20 @@ export class Delivery {
     if (nak) this.#underWay = 0;
   }
 
-  #data(flags: number, sequence: number, bytes: Uint8Array): Uint8Array | undefined {
-    this.#answerDue = true;
+  #data(flags: number, sequence: number, bytes: Uint8Array, nowMs: number): Uint8Array | undefined {
     const ahead = (sequence - this.#expected) & 0xff;
     if (ahead !== 0) {
+      this.#answerDue = true;
       if (ahead >= 0x80) this.counters.repeated += 1;
       else this.damaged();
       return undefined;
     }
     if (this.#ownCredit === 0) {
-      this.#refusedForCredit = true;
+      this.#answerDue = this.#refusedForCredit = true;
       return undefined;
     }
+    this.#untold += 1;
+    this.#tellAtMs = Math.min(this.#tellAtMs, nowMs + TELL_AFTER_MS);
     this.#expected = (this.#expected + 1) & 0xff;
     this.#nakSent = this.#nakDue = false;
     this.counters.received += 1;
@@ -226,7 +233,7 @@ export class Delivery {
 
   /** When {@link nextPacket} must be asked again even if nothing comes. */
   get wakeAtMs(): number {
-    return this.#resendAtMs;
+    return Math.min(this.#resendAtMs, this.#tellAtMs);
   }
 
   /**
@@ -245,8 +252,8 @@ export class Delivery {
     const limit = Math.min(this.#peer.window, this.#credit);
     const piece = this.#underWay < limit ? this.#pieces[this.#underWay] : undefined;
     if (piece) return this.#dataPacket(piece, nowMs);
-    if (this.#answerDue || this.#askDue) return this.#packet(0);
-    return undefined;
+    const tell = this.#untold * 2 >= this.#options.window || nowMs >= this.#tellAtMs;
+    return tell || this.#answerDue || this.#askDue ? this.#packet(0) : undefined;
   }
 
   #retry(nowMs: number): void {
@@ -272,6 +279,8 @@ export class Delivery {
   #packet(flags: number, sequence?: number, bytes?: Uint8Array): Uint8Array {
     const ask = this.#askDue ? ASK : 0;
     this.#askDue = this.#answerDue = false;
+    this.#untold = 0;
+    this.#tellAtMs = Infinity;
     const head = [flags | ask | this.#ownCredit, this.#expected];
     return sequence === undefined
       ? Uint8Array.from(head)

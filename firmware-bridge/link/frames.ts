@@ -24,7 +24,7 @@ export const LINK_VERSION = 1;
 /** Bytes of a frame around a piece of a message: type, counter, tag, and the packet's flags, ack and sequence number. */
 export const FRAME_OVERHEAD_BYTES = 24;
 
-export const MIN_FRAME_BYTES = 96;
+export const MIN_FRAME_BYTES = 80;
 export const MAX_FRAME_BYTES = 2048;
 
 /** What a side takes. */

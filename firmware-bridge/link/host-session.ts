@@ -51,6 +51,8 @@ const RETRY_MS = 400;
 /** Wrong tags before we believe them: one may answer a frame of ours from before. */
 const MAX_WRONG_TAGS = 2;
 const CONFIRM_WITHIN_MS = 2500;
+/** A KNOCK is not authentic. A board that has the session proves it within this time; else it has restarted. */
+const KNOCK_PROOF_MS = 150;
 
 export type SessionEvent =
   /** Store this before anything more is sent. */
@@ -90,6 +92,8 @@ export class HostSession {
   #attempt: Attempt | undefined;
   #keys: Keys | undefined;
   #board: Hello | undefined;
+  /** When a KNOCK came that an answer of the session would disprove. */
+  #doubtedAtMs: number | undefined;
   readonly #frames: Uint8Array[] = [];
   readonly #events: SessionEvent[] = [];
   /** Frames that did not open or were not in order: damage, replays. */
@@ -161,11 +165,17 @@ export class HostSession {
     const attempt = this.#attempt;
     const retryMs = attempt ? attempt.sentAtMs + (attempt.kind === "renew" ? RENEW_RETRY_MS : RETRY_MS) : Infinity;
     const confirmMs = this.#keys && !this.#keys.confirmed ? this.#keys.sinceMs + CONFIRM_WITHIN_MS : Infinity;
-    return Math.min(retryMs, confirmMs);
+    const doubtMs = this.#doubtedAtMs === undefined ? Infinity : this.#doubtedAtMs + KNOCK_PROOF_MS;
+    return Math.min(retryMs, confirmMs, doubtMs);
   }
 
   tick(nowMs: number): void {
     if (nowMs < this.wakeAtMs) return;
+    if (this.#doubtedAtMs !== undefined && nowMs >= this.#doubtedAtMs + KNOCK_PROOF_MS) {
+      this.#doubtedAtMs = undefined;
+      this.start(nowMs);
+      return;
+    }
     if (this.#attempt) this.#again(this.#attempt, nowMs);
     else this.start(nowMs); // our frames under the new keys never arrived, or the answers did not
     if (this.#keys && !this.#keys.confirmed) this.#keys.sinceMs = nowMs;
@@ -191,7 +201,7 @@ export class HostSession {
   receive(frame: BoardFrame, nowMs: number): Uint8Array | undefined {
     switch (frame.type) {
       case "sealed":
-        return this.#opened(this.#open(frame.counter, frame.box));
+        return this.#opened(this.#open(frame.counter, frame.box, nowMs));
       case "clear":
         return this.#opened(this.#keys && !this.#keys.keys ? frame.packet : undefined);
       case "knock":
@@ -215,11 +225,14 @@ export class HostSession {
     }
   }
 
-  #open(counter: number, box: Uint8Array): Uint8Array | undefined {
+  #open(counter: number, box: Uint8Array, nowMs: number): Uint8Array | undefined {
     const keys = this.#keys;
     if (!keys?.keys || counter <= keys.received) return undefined;
     const packet = openBox(box, counter, keys.keys.boardToHost);
-    if (packet) keys.received = counter;
+    if (!packet) return undefined;
+    keys.received = counter;
+    this.#doubtedAtMs = undefined;
+    if (counter >= this.#limits.rekeyAt && !this.#attempt) this.start(nowMs);
     return packet;
   }
 
@@ -236,8 +249,10 @@ export class HostSession {
 
   #knocked(boot: number, reason: number, nowMs: number): void {
     this.#events.push({ type: "knock", boot, reason });
-    if (!this.#attempt) this.start(nowMs);
-    else if (this.#attempt.kind !== "renew" && nowMs - this.#attempt.sentAtMs > 50) this.#again(this.#attempt, nowMs);
+    if (!this.#attempt) {
+      if (this.#keys?.keys) this.#doubtedAtMs ??= nowMs;
+      else this.start(nowMs);
+    } else if (this.#attempt.kind !== "renew" && nowMs - this.#attempt.sentAtMs > 50) this.#again(this.#attempt, nowMs);
   }
 
   #refused(reason: number, nowMs: number): void {
@@ -301,6 +316,7 @@ export class HostSession {
   #take(keys: SessionKeys | undefined, board: Hello, kind: Attempt["kind"], nowMs: number): void {
     const rebooted = this.#board?.boot !== board.boot;
     this.#attempt = undefined;
+    this.#doubtedAtMs = undefined;
     this.#board = board;
     this.#keys = { keys, sent: 0, received: 0, confirmed: false, sinceMs: nowMs };
     this.#events.push({ type: "keys", board, rebooted, kind });

@@ -158,6 +158,7 @@ export class LinkMachine {
         else this.#delivery.resume(peer);
         this.#delivery.ask(); // the third frame: the board takes the new keys when it opens
       }
+      if (event.type === "knock" && this.#session.ready) this.#delivery.ask();
       this.#events.push(event);
     }
   }

@@ -4,6 +4,7 @@ import { DeviceGone } from "../../core/errors.js";
 import type { Port } from "../../core/port.js";
 import { ChildSignal } from "../../core/scope.js";
 import type { SessionLimits } from "./host-session.js";
+import { LinkRefused } from "./link-errors.js";
 import { type LinkCounters, type LinkEvent, LinkMachine } from "./link-machine.js";
 import type { LinkRecord } from "./link-record.js";
 
@@ -105,7 +106,7 @@ export class Link {
   }
 
   async #write(signal: AbortSignal): Promise<void> {
-    const { port, clock } = this.#options;
+    const { clock } = this.#options;
     this.#machine.start(clock.monotonicMs());
     while (!signal.aborted) {
       // First what must be stored, then the frames that rely on it.
@@ -113,12 +114,23 @@ export class Link {
         for (const event of events) await this.#take(event);
       }
       const output = this.#machine.takeOutput();
-      if (output.length > 0) await port.write(Buffer.concat(output), signal);
+      if (output.length > 0) await this.#send(Buffer.concat(output), signal);
       else {
         await this.#sleepUntil(this.#machine.wakeAtMs, signal);
         if (clock.monotonicMs() >= this.#machine.wakeAtMs) this.#machine.tick(clock.monotonicMs());
       }
     }
+  }
+
+  /** A line that takes nothing for as long as a silent board may be silent is gone too. */
+  async #send(bytes: Uint8Array, signal: AbortSignal): Promise<void> {
+    const { port, clock, keepAliveMs } = this.#options;
+    await using timer = new ChildSignal(signal);
+    const late = clock.sleep(Math.max(2000, 3.5 * keepAliveMs), timer.signal).then(() => {
+      throw new LinkRefused("LINK_SILENT", `${port.path} takes no more bytes`);
+    });
+    late.catch(() => undefined);
+    await Promise.race([port.write(bytes, timer.signal), late]);
   }
 
   async #take(event: LinkEvent): Promise<void> {

@@ -5,9 +5,10 @@ import t from "tap";
 import { systemClock } from "../../core/clock.js";
 import { codeOf } from "../../core/errors.js";
 import { openPort } from "../../drivers/serial/open-port.js";
+import { encodeCbor } from "../../firmware-bridge/cbor.js";
 import { CobsFramer } from "../../firmware-bridge/link/cobs.js";
-import { FrameType, parseBoardFrame, toWire, withCrc } from "../../firmware-bridge/link/frames.js";
-import { hash16, hash32, publicKeyOf } from "../../firmware-bridge/link/link-crypto.js";
+import { FrameType, parseBoardFrame, toWire, uint32, withCrc } from "../../firmware-bridge/link/frames.js";
+import { hash16, hash32, publicKeyOf, sealBox } from "../../firmware-bridge/link/link-crypto.js";
 import { pairBoard } from "../../firmware-bridge/link/pair-board.js";
 import { HostPairing } from "../../firmware-bridge/link/pairing.js";
 import { BoardProcess } from "./board-process.js";
@@ -291,6 +292,54 @@ t.test("A man in the middle", async (t) => {
     });
     t.equal(await board.end(), 0, board.errors);
   });
+});
+
+t.test("Keys that nobody agreed on open nothing: a handshake that fails leaves none behind", async (t) => {
+  await using rig = await pair();
+  const { board, host } = rig;
+  let resume: Uint8Array | undefined;
+  const note = frames((frame) => {
+    if (frame[0] === FrameType.resume) resume = frame;
+    return [frame];
+  });
+  await (await host.open(board))[Symbol.asyncDispose]();
+  await (await host.open(board, {}, { toBoard: note }))[Symbol.asyncDispose]();
+  await using port = await openPort(board.path, { baudRate: 115_200 }, never);
+  const before = await board.counters();
+  const renew = withCrc(
+    Buffer.concat([
+      Uint8Array.of(FrameType.renew),
+      (resume ?? new Uint8Array()).subarray(1, 11),
+      randomBytes(16),
+      new Uint8Array(32),
+    ]),
+  );
+  const packet = Buffer.concat([Uint8Array.of(0x78, 0, 0), encodeCbor([2, 1, "relay", { on: true }, 1000])]);
+  const sealed = (key: Uint8Array): Uint8Array =>
+    Buffer.concat([Uint8Array.of(FrameType.sealed), uint32(1), sealBox(packet, 1, key)]);
+  // A recorded RESUME makes the board wait for its third frame; a RENEW with a weak key then fails in the middle.
+  for (const frame of [resume ?? new Uint8Array(), renew, sealed(new Uint8Array(32))])
+    await port.write(toWire(frame), never);
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  const after = await board.counters();
+  t.equal(after["commands"], before["commands"]);
+  t.ok((after["refused"] ?? 0) > (before["refused"] ?? 0));
+  t.equal(await board.end(), 0, board.errors);
+});
+
+t.test("KNOCKs that somebody else sends do not make the two sides open session after session", async (t) => {
+  await using rig = await pair();
+  const { board, host } = rig;
+  const knock = withCrc(Uint8Array.of(FrameType.knock, 1, 9, 9, 9, 9, 16));
+  const driver = await host.open(board, {}, { toHost: frames((frame) => [knock, frame]) });
+  await whileRunning(driver, async () => {
+    board.tell("burst 2000");
+    await until(() => host.values("number").length === 2000, "readings");
+    for (let times = 0; times < 20; times += 1) await driver.call("self-test", {}, never);
+  });
+  t.ok(host.logged.filter(({ message }) => message === "the board knocks").length > 50, "they came");
+  // One more for each time that this machine is too busy to answer within 150 ms.
+  t.ok(host.sessions.length < 6, `${host.sessions.length} sessions`);
 });
 
 t.test("Another board in the place of the pinned one", async (t) => {

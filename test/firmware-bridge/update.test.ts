@@ -16,7 +16,7 @@ const signer = nacl.sign.keyPair();
 const keys = [Buffer.from(signer.publicKey).toString("base64")];
 const firmware = { keys, selfTest: "self-test" };
 /** Firmware on trial goes back by itself after this. */
-const TRIAL_MS = "4000";
+const TRIAL_MS = "20000";
 
 interface Status {
   readonly floor: number;

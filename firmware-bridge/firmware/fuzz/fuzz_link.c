@@ -133,7 +133,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size) {
   if (size < 1) return 0;
   app_options options = {.version = "1",
                          .hardware = "fuzz",
-                         .frame_bytes = input[0] & 1 ? 106 : 508,
+                         .frame_bytes = input[0] & 1 ? 94 : 508,
                          .window = (uint8_t)(1 + (input[0] >> 1) % 4),
                          .allow_clear = (input[0] & 16) != 0,
                          .provisioning_key = input[0] & 32 ? key : NULL,

@@ -56,9 +56,9 @@ struct atl_cursor;
 typedef struct {
   atl_port port;
   void *context;
-  /* Longest frame before COBS, 96 to 2048: reception and transmission need that much each. */
+  /* Longest frame before COBS, 80 to 2048: reception and transmission need that much each. */
   uint16_t frame_bytes;
-  /* Packets with data that fit between two polls: (frame_bytes + frame_bytes / 254 + 2) * window + 32 bytes. */
+  /* Packets with data that fit between two polls: (frame_bytes + frame_bytes / 254 + 2) * window + 64 bytes. */
   uint8_t window;
   uint8_t reset_reason;
   /* Only for boards without cryptography; a paired board never talks in clear. */

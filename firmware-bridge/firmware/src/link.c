@@ -1,7 +1,7 @@
 /* Frames in and out: COBS, CRC, and which part takes a frame. docs/reference/link.md, section 1. */
 #include "internal.h"
 
-enum { MIN_FRAME = 96, MAX_FRAME = 2048, READ_AT_ONCE = 32, QUIET_MS = 100, NO_ZERO = 0xff };
+enum { MIN_FRAME = 80, MAX_FRAME = 2048, READ_AT_ONCE = 32, QUIET_MS = 100, NO_ZERO = 0xff };
 
 bool atl_init(atl_link *link, const atl_config *config) {
   if (config->frame_bytes < MIN_FRAME || config->frame_bytes > MAX_FRAME || config->window < 1 || config->window > 15) {

@@ -34,6 +34,9 @@ static bool paired(atl_link *link) {
   link->record[REC_PAIRED] = 1;
   link->record[REC_HAS_ROOT] = 0;
   save_record(link);
+  /* A session with the host before, if there was one, is over. */
+  link->is_open = link->had_session = false;
+  memset(&link->keys, 0, sizeof link->keys);
   memset(shared, 0, sizeof shared);
   return true;
 }

@@ -117,7 +117,7 @@ static bool take_hello(atl_handshake *next, const uint8_t *hello) {
   next->host_frame = get16(hello + 5);
   next->host_window = hello[7];
   next->keep_alive_ms = get16(hello + 8);
-  return next->host_frame >= 96 && next->host_window >= 1 && next->host_window <= 15;
+  return next->host_frame >= 80 && next->host_window >= 1 && next->host_window <= 15;
 }
 
 void session_frame(atl_link *link, const uint8_t *frame, size_t count) {
@@ -130,13 +130,13 @@ void session_frame(atl_link *link, const uint8_t *frame, size_t count) {
     link->reply_due = true; /* a repeat gets the same answer */
     return;
   }
+  next->waiting = false; /* whatever becomes of this one, the handshake before is over */
   bool paired = atl_is_paired(link);
   if (frame[1] != LINK_VERSION) refuse(link, REFUSE_VERSION);
   else if (type == FRAME_OPEN_CLEAR && (paired || !link->config.allow_clear)) refuse(link, REFUSE_CLEAR);
   else if (type != FRAME_OPEN_CLEAR && link->pair_state == PAIR_REVEALED) refuse(link, REFUSE_UNCONFIRMED);
   else if (type != FRAME_OPEN_CLEAR && !paired) refuse(link, REFUSE_NOT_PAIRED);
   else if (take_hello(next, frame + 1)) {
-    memset(&next->keys, 0, sizeof next->keys);
     link->reply[0] = (uint8_t)(type + (FRAME_RESUMED - FRAME_RESUME));
     link->reply[1] = LINK_VERSION;
     put32(link->reply + 2, link->boot);
