@@ -21,6 +21,7 @@ import { reportHealth } from "./health/report.js";
 import { driversHealth, linkHealth, storeHealth } from "./health/sources.js";
 import { deviceInfo } from "./device-info.js";
 import { loadKeys } from "./keys/load-keys.js";
+import { checkEnrollment, knownEnrollment, refuseManagerKeys } from "./keys/manager-keys.js";
 import { openLog } from "./log.js";
 import { monitor } from "./monitor.js";
 import { peerRecords } from "./peer-records.js";
@@ -47,11 +48,19 @@ export async function runAgent({ configFile, version }: RunOptions, stop: AbortS
   const log = openLog({ level: config.logLevel });
   for (const warning of warnings)
     log.warn({ fault: faultLine(warning) }, "the configuration may not be what was meant");
-  const keys = await loadKeys(config.keys, config.atsign);
+  const keys = await loadKeys(
+    config.keys,
+    `make one with \`atedge enroll ${config.atsign} --device ${config.device} --keys ${config.keys} …\`, or name another with keys = "FILE" in the configuration`,
+  );
+  const known = await knownEnrollment(config.stateDir);
+  const inUse = { atSign: config.atsign, keyFile: config.keys, keys };
+  if (!config.allowManagerKeys) refuseManagerKeys(inUse, known);
   const ca = config.ca === undefined ? undefined : await readCa(config.ca);
   const clock = systemClock;
 
-  await using store = await openAgentStore(config, clock, log);
+  // Only keys that the atServer has seen before can tell that these are others.
+  const enrolledAnew = known !== undefined && known.enrollmentId !== keys.enrollmentId;
+  await using store = await openAgentStore(config, { clock, log, enrolledAnew });
   await using client = await openAtClient(
     {
       atSign: config.atsign,
@@ -64,8 +73,11 @@ export async function runAgent({ configFile, version }: RunOptions, stop: AbortS
     stop,
   );
   await using group = new TaskGroup(stop);
+  const { device, ns, stateDir, allowManagerKeys } = config;
+  const check = { ...inUse, client, stateDir, address: { device, ns }, allowManagerKeys, clock };
   const parts = joinParts({ config, keys, store, client, clock, log, group, version });
   log.info({ version, atsign: config.atsign, device: config.device, drivers: config.driver.length }, "agent started");
+  group.start((signal) => checkEnrollment({ ...check, log: log.child({ part: "keys" }) }, signal));
   await parts.run();
   log.info({}, "agent stopped");
 }
@@ -157,7 +169,10 @@ function joinParts({ config, keys, store, client, clock, log, group, version }: 
   };
 }
 
-async function openAgentStore(config: AgentConfig, clock: Clock, log: Log): Promise<Store> {
+async function openAgentStore(
+  config: AgentConfig,
+  { clock, log, enrolledAnew }: Pick<Joint, "clock" | "log"> & { readonly enrolledAnew: boolean },
+): Promise<Store> {
   const { stateDir, outbox, durability, reader } = config;
   const { maxBytes, minFreeBytes, commitIntervalMs } = outbox;
   try {
@@ -169,6 +184,7 @@ async function openAgentStore(config: AgentConfig, clock: Clock, log: Log): Prom
       space: { maxBytes, minFreeBytes },
       durability,
       commitIntervalMs,
+      enrolledAnew,
     });
   } catch (cause) {
     const code = codeOf(cause);

@@ -1,16 +1,33 @@
 #!/usr/bin/env -S node --max-semi-space-size=1
 import { Command, CommanderError } from "commander";
 import { EdgeError, codeOf } from "../core/errors.js";
+import { register as registerApprove } from "./approve.js";
 import { register as registerCall } from "./call.js";
 import { register as registerConfig } from "./config.js";
+import { register as registerEnroll } from "./enroll.js";
+import { register as registerEnrollments } from "./enrollments.js";
 import { register as registerOnboard } from "./onboard.js";
+import { register as registerOtp } from "./otp.js";
 import { register as registerPlatform } from "./platform.js";
+import { register as registerRevoke } from "./revoke.js";
 import { register as registerRun } from "./run.js";
 import { register as registerWatch } from "./watch.js";
 import { VERSION } from "./version.js";
 
 /** Each subcommand is a small file that loads its heavy parts when it is called. */
-const SUBCOMMANDS = [registerRun, registerWatch, registerCall, registerOnboard, registerPlatform, registerConfig];
+const SUBCOMMANDS = [
+  registerRun,
+  registerWatch,
+  registerCall,
+  registerOnboard,
+  registerOtp,
+  registerEnroll,
+  registerApprove,
+  registerEnrollments,
+  registerRevoke,
+  registerPlatform,
+  registerConfig,
+];
 
 const program = new Command("atedge")
   .description("puts a device on the Atsign atPlatform: readings out, commands in, end-to-end encrypted")

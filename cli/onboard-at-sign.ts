@@ -5,9 +5,11 @@ import { AlreadyActivated } from "../atplatform/client/errors.js";
 import { onboard, type OnboardStep } from "../atplatform/client/onboard.js";
 import { parseAtSign } from "../atplatform/protocol/at-sign.js";
 import { parseDirectoryAddress } from "../atplatform/transport/directory.js";
-import { codeOf, EdgeError } from "../core/errors.js";
+import { codeOf } from "../core/errors.js";
 import { Secret } from "../core/secret.js";
 import { fingerprintOf } from "../messages/pins.js";
+import { CommandFailed, nextStepToReach, withNextStep } from "./next-step.js";
+import { readCa } from "./read-ca.js";
 import { interruption } from "./remote-options.js";
 
 export interface OnboardArguments {
@@ -16,10 +18,6 @@ export interface OnboardArguments {
   readonly directory: string;
   readonly caFile: string | undefined;
   readonly json: boolean;
-}
-
-class OnboardFailed extends EdgeError {
-  override readonly code = "ONBOARD_FAILED";
 }
 
 const STEPS: Readonly<Record<OnboardStep, string>> = {
@@ -36,7 +34,7 @@ const STEPS: Readonly<Record<OnboardStep, string>> = {
 export async function onboardAtSign(name: string, args: OnboardArguments): Promise<void> {
   const atSign = parseAtSign(name);
   const keyFile = args.keyFile ?? atKeysPath(atSign);
-  const ca = args.caFile === undefined ? undefined : await readFile(args.caFile, "utf8");
+  const ca = await readCa(args.caFile);
   const secret = await readSecret(args.cramFile);
   const steps: OnboardStep[] = [];
   const keys = await onboard(
@@ -44,7 +42,7 @@ export async function onboardAtSign(name: string, args: OnboardArguments): Promi
       atSign,
       secret,
       directory: parseDirectoryAddress(args.directory),
-      ...(ca === undefined ? {} : { ca }),
+      ...ca,
       keyFile,
       onStep(step) {
         steps.push(step);
@@ -53,7 +51,7 @@ export async function onboardAtSign(name: string, args: OnboardArguments): Promi
     },
     interruption(),
   ).catch((error: unknown) => {
-    throw explained(error, atSign, keyFile);
+    throw withNextStep(error, nextStep(error, atSign, keyFile));
   });
   const already = !steps.includes("secret");
   const fingerprint = fingerprintOf(keys.encryption.publicText);
@@ -67,33 +65,21 @@ export async function onboardAtSign(name: string, args: OnboardArguments): Promi
   process.stdout.write(
     `${atSign} ${what} ${keyFile}\n` +
       `keep a copy of that file at a safe place: whoever has it is ${atSign}, and without it the atSign is lost\n` +
+      `it does not go onto a board: \`atedge otp --as ${atSign}\` here, then \`atedge enroll ${atSign}\` there\n` +
       `fingerprint for [[reader]] and [[allow]]: ${fingerprint}\n`,
   );
 }
 
 async function readSecret(file: string): Promise<Secret> {
   const secret = (file === "-" ? await text(process.stdin) : await readFile(file, "utf8")).trim();
-  if (secret === "") throw new OnboardFailed(`${file} is empty: it should hold the secret that the registrar gave`);
+  if (secret === "") throw new CommandFailed(`${file} is empty: it should hold the secret that the registrar gave`);
   return new Secret(secret);
-}
-
-function explained(error: unknown, atSign: string, keyFile: string): unknown {
-  const next = nextStep(error, atSign, keyFile);
-  if (next === undefined || !(error instanceof Error)) return error;
-  return new OnboardFailed(`${error.message}\n${next}`, { cause: error });
 }
 
 function nextStep(error: unknown, atSign: string, keyFile: string): string | undefined {
   if (error instanceof AlreadyActivated)
     return `somebody has activated ${atSign} with other keys. If that was you, name their file with --keys; ${keyFile} is not of use`;
-  switch (codeOf(error)) {
-    case "AT0401":
-      return "the atServer does not take this secret: has it been used up, or was it cut when it was copied?";
-    case "ATSIGN_UNKNOWN":
-      return `the atDirectory does not know ${atSign}: look at the spelling and at --directory`;
-    case "CERTIFICATE_REFUSED":
-      return "a platform of one's own has its own certificate authority: name it with --ca FILE";
-    default:
-      return undefined;
-  }
+  if (codeOf(error) === "AT0401")
+    return "the atServer does not take this secret: has it been used up, or was it cut when it was copied?";
+  return nextStepToReach(error, atSign);
 }

@@ -11,7 +11,9 @@ interface Options {
 export function register(program: Command): void {
   program
     .command("onboard <atsign>")
-    .description("make an atSign one's own: keys are made on this machine, and the registrar's secret is used up")
+    .description(
+      "make an atSign one's own, on its owner's machine: keys are made here, and the registrar's secret is used up",
+    )
     .requiredOption("--cram-file <file>", "file with the secret of the registrar; - reads standard input")
     .option("--keys <file>", "where the keys go (default: ~/.atsign/keys/@NAME_key.atKeys)")
     .option("--directory <host:port>", "the atDirectory", "root.atsign.org:64")

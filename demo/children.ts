@@ -66,10 +66,16 @@ export class Children {
   }
 
   /** Runs a command to its end. @returns its standard output. @throws DemoFailed when it fails. */
-  async run(name: string, program: string, args: readonly string[]): Promise<string> {
+  async run(
+    name: string,
+    program: string,
+    args: readonly string[],
+    onLine: (line: string) => void = () => {},
+  ): Promise<string> {
     const { process, log } = this.#spawn(name, program, args);
     let output = "";
     process.stdout?.setEncoding("utf8").on("data", (text: string) => (output += text));
+    if (process.stdout) createInterface({ input: process.stdout }).on("line", onLine);
     const code = await new Promise<number | null>((resolve) => process.on("close", resolve));
     await new Promise<void>((resolve) => log.end(resolve));
     if (code !== 0) throw this.#failure(name, `failed with exit code ${code}: ${output.trim()}`);

@@ -30,55 +30,69 @@ interface PlatformReady {
   readonly directoryPort: number;
 }
 
-/** Starts the platform, activates both atSigns and writes the agent's configuration. */
+/** Starts the platform, activates both atSigns, enrols the board and writes the agent's configuration. */
 export async function setUpSite(options: SiteOptions): Promise<Site> {
   const { folder, children, onStep = () => {} } = options;
   const state = join(folder, "platform");
   const { directoryPort } = await startPlatform(children, state);
   const directory = `127.0.0.1:${directoryPort}`;
   const ca = join(state, "ca.pem");
+  const reach = ["--directory", directory, "--ca", ca];
   const keysOf = (atSign: string): string => join(folder, "keys", `${atSign}_key.atKeys`);
 
   for (const atSign of [OWNER, READER]) {
     const secret = join(folder, `${atSign}.cram`);
-    await children.run("platform-add", "atedge.js", [
-      "platform",
-      "add",
-      atSign,
-      "--state",
-      state,
-      "--cram-secret-file",
-      secret,
-    ]);
-    await children.run("onboard", "atedge.js", [
-      "onboard",
-      atSign,
-      "--cram-file",
-      secret,
-      "--keys",
-      keysOf(atSign),
-      "--directory",
-      directory,
-      "--ca",
-      ca,
-    ]);
-    onStep(`${atSign} is activated: keys made here, ${keysOf(atSign)}`);
+    const add = ["platform", "add", atSign, "--state", state, "--cram-secret-file", secret];
+    await children.run("platform-add", "atedge.js", add);
+    const onboard = ["onboard", atSign, "--cram-file", secret, "--keys", keysOf(atSign), ...reach];
+    await children.run("onboard", "atedge.js", onboard);
+    onStep(`${atSign} is activated on its owner's machine: keys made there, ${keysOf(atSign)}`);
   }
+  const boardKeys = join(folder, "board-keys", `${OWNER}_key.atKeys`);
+  await enrollBoard({ ...options, onStep }, { reach, ownerKeys: keysOf(OWNER), boardKeys });
   const config = join(folder, "atedge.toml");
-  await writeFile(config, agentToml({ ...options, directory, ca, keys: keysOf(OWNER) }));
-  const asReader = [
-    "--as",
-    READER,
-    "--keys",
-    keysOf(READER),
-    "--directory",
-    directory,
-    "--ca",
-    ca,
-    "--state",
-    join(folder, "reader"),
-  ];
+  await writeFile(config, agentToml({ ...options, directory, ca, keys: boardKeys }));
+  const asReader = ["--as", READER, "--keys", keysOf(READER), ...reach, "--state", join(folder, "reader")];
   return { folder, directory, ca, config, asReader };
+}
+
+interface Enrolling {
+  readonly reach: readonly string[];
+  readonly ownerKeys: string;
+  readonly boardKeys: string;
+}
+
+/** As on two machines: the owner gives a passcode, the board asks with it, the owner approves what the board shows. */
+async function enrollBoard(
+  { folder, children, onStep }: SiteOptions & { readonly onStep: (text: string) => void },
+  { reach, ownerKeys, boardKeys }: Enrolling,
+): Promise<void> {
+  const asOwner = ["--as", OWNER, "--keys", ownerKeys, ...reach];
+  const passcode = await children.run("otp", "atedge.js", ["otp", ...asOwner]);
+  const passcodeFile = join(folder, "passcode");
+  await writeFile(passcodeFile, passcode, { mode: 0o600 });
+  onStep("owner$ atedge otp: a passcode for one board, for five minutes");
+  const enroll = ["enroll", OWNER, "--device", DEVICE, "--passcode-file", passcodeFile, "--keys", boardKeys];
+  let approved: Promise<string> | undefined;
+  await children
+    .run("enroll", "atedge.js", [...enroll, ...reach, "--poll", "250ms", "--wait", "30s", "--json"], (line) => {
+      const event = parseObject(line);
+      if (event?.["type"] !== "pending") return;
+      const fingerprint = String(event["fingerprint"]);
+      onStep(`board$ atedge enroll ${OWNER} --device ${DEVICE}: keys made here; shows ${fingerprint}`);
+      approved = children.run("approve", "atedge.js", ["approve", ...asOwner, "--fingerprint", fingerprint]);
+      // Its failure is told below; without the approval the board waits in vain.
+      approved.then(
+        () => onStep(`owner$ atedge approve --fingerprint ${fingerprint.slice(0, 15)}…: what the board shows`),
+        () => {},
+      );
+    })
+    .catch(async (error: unknown) => {
+      await approved;
+      throw error;
+    });
+  await approved;
+  onStep(`The board has its keys, for ${DEVICE}.atedge:rw and nothing else: ${boardKeys}`);
 }
 
 /** @param directoryPort the port of before, to come back where clients look. */

@@ -8,10 +8,15 @@ export class KeysUnusable extends EdgeError {
   override readonly code = "KEYS_UNUSABLE";
 }
 
-/** Reads the agent's `.atKeys` file. @throws {KeysUnusable} @throws {KeyFileInvalid} */
-export async function loadKeys(path: string, atSign: string): Promise<AtKeys> {
+/**
+ * Reads a `.atKeys` file that only its owner can read.
+ *
+ * @param whenAbsent what to do when there is none.
+ * @throws {KeysUnusable} @throws {KeyFileInvalid}
+ */
+export async function loadKeys(path: string, whenAbsent: string): Promise<AtKeys> {
   const { mode } = await stat(path).catch((cause: unknown) => {
-    throw new KeysUnusable(unreadable(path, atSign, codeOf(cause)), { cause });
+    throw new KeysUnusable(unreadable(path, whenAbsent, codeOf(cause)), { cause });
   });
   // Whoever reads the file is the atSign: its content is not protected in itself.
   if ((mode & 0o077) !== 0) {
@@ -20,14 +25,14 @@ export async function loadKeys(path: string, atSign: string): Promise<AtKeys> {
   }
   return readAtKeysFile(path).catch((cause: unknown) => {
     if (cause instanceof EdgeError) throw cause;
-    throw new KeysUnusable(unreadable(path, atSign, codeOf(cause)), { cause });
+    throw new KeysUnusable(unreadable(path, whenAbsent, codeOf(cause)), { cause });
   });
 }
 
-function unreadable(path: string, atSign: string, code: string | undefined): string {
+function unreadable(path: string, whenAbsent: string, code: string | undefined): string {
   switch (code) {
     case "ENOENT":
-      return `there is no key file ${path}: make one with \`atedge onboard ${atSign} --keys ${path}\`, or name another with keys = "FILE" in the configuration`;
+      return `there is no key file ${path}: ${whenAbsent}`;
     case "EACCES":
       return `${path} may not be read by this user: run as the owner of the file, or chown it`;
     default:

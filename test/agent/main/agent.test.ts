@@ -37,6 +37,8 @@ t.test("the agent as a process", async (t) => {
       ca: caFile,
       keys: "device.atKeys",
       stateDir: "state",
+      // Onboarding is quicker than enrolling; test/cli/enrollment.test.ts runs the agent with enrolled keys.
+      allowManagerKeys: true,
     };
     const lines = Object.entries(base).map(([key, value]) => `${key} = ${JSON.stringify(value)}`);
     writeFileSync(file, `${lines.join("\n")}\nmaxDelayMs = 100\n${text}`);
@@ -69,7 +71,7 @@ t.test("the agent as a process", async (t) => {
       chmodSync(join(folder, "exposed", "device.atKeys"), 0o640);
       t.match(await runAgent(exposed).ended, { code: 1, err: /has mode 0640.*chmod 600/ });
       rmSync(join(folder, "exposed", "device.atKeys"));
-      t.match(await runAgent(exposed).ended, { code: 1, err: /there is no key file .*`atedge onboard @greenhouse/ });
+      t.match(await runAgent(exposed).ended, { code: 1, err: /there is no key file .*`atedge enroll @greenhouse/ });
     },
   );
 
