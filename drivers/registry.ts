@@ -1,6 +1,7 @@
 import * as v from "valibot";
 import { execSchema } from "./exec/config.js";
 import { hostSchema } from "./host/config.js";
+import { modbusSchema } from "./modbus/config.js";
 import { mqttSchema } from "./mqtt/config.js";
 import { serialSchema } from "./serial/config.js";
 import { simulatedSchema } from "./simulated/config.js";
@@ -10,6 +11,7 @@ import type { ConfiguredDriver } from "./supervisor.js";
 export const driverSchemas = {
   exec: execSchema,
   host: hostSchema,
+  modbus: modbusSchema,
   mqtt: mqttSchema,
   serial: serialSchema,
   simulated: simulatedSchema,
@@ -18,7 +20,14 @@ export const driverSchemas = {
 export type DriverType = keyof typeof driverSchemas;
 
 /** One `[[driver]]` table, whatever its kind. */
-export const driverSchema = v.variant("type", [execSchema, hostSchema, mqttSchema, serialSchema, simulatedSchema]);
+export const driverSchema = v.variant("type", [
+  execSchema,
+  hostSchema,
+  modbusSchema,
+  mqttSchema,
+  serialSchema,
+  simulatedSchema,
+]);
 export type DriverConfig = v.InferOutput<typeof driverSchema>;
 
 /** What opens the driver of a table. Its code and libraries are loaded when it is opened for the first time. */
@@ -29,8 +38,10 @@ export function configuredDriver(config: DriverConfig): ConfiguredDriver {
 }
 
 function arrival(config: DriverConfig): ConfiguredDriver["untilPresent"] {
-  if (config.type !== "serial") return undefined;
-  const { path, usb } = config;
+  if (config.type !== "serial" && config.type !== "modbus") return undefined;
+  const { path } = config;
+  const usb = config.type === "serial" ? config.usb : undefined;
+  if (path === undefined && usb === undefined) return undefined;
   return async (signal) => {
     const { untilPathAppears, untilUsbAppears } = await import("./serial/arrival.js");
     if (path !== undefined) await untilPathAppears(path, signal);
@@ -44,6 +55,8 @@ function opener(config: DriverConfig): ConfiguredDriver["open"] {
       return async (deps, signal) => (await import("./exec/exec-driver.js")).openExec(config, deps, signal);
     case "host":
       return async (deps, signal) => (await import("./host/host-driver.js")).openHost(config, deps, signal);
+    case "modbus":
+      return async (deps, signal) => (await import("./modbus/modbus-driver.js")).openModbus(config, deps, signal);
     case "mqtt":
       return async (deps, signal) => (await import("./mqtt/mqtt-driver.js")).openMqtt(config, deps, signal);
     case "serial":

@@ -1,4 +1,4 @@
-import { checksumLength, checksumOf, type ChecksumKind } from "./checksum.js";
+import { checksumLength, checksumOf, type ChecksumKind } from "../checksum.js";
 import type { FrameCodec } from "./frame-codec.js";
 import { HeldBytes } from "./held-bytes.js";
 

@@ -120,7 +120,7 @@ class SerialDriver implements Driver {
   async #listenForSilence(signal: AbortSignal): Promise<void> {
     const { silentAfterMs } = this.#config;
     if (silentAfterMs === undefined) return;
-    for (let before = -1; this.#chunks !== before; ) {
+    for (let before = -1; this.#chunks !== before;) {
       before = this.#chunks;
       await this.#deps.clock.sleep(silentAfterMs, signal);
     }

@@ -2,7 +2,7 @@ import fc from "fast-check";
 import t from "tap";
 import { utf8 } from "../../core/bytes.js";
 import { readBinaryFields } from "../../drivers/serial/binary-fields.js";
-import { checksumOf, crc16Modbus } from "../../drivers/serial/checksum.js";
+import { checksumOf, crc16Modbus } from "../../drivers/checksum.js";
 import { CountedFrames } from "../../drivers/serial/counted-frames.js";
 import { CsvLines } from "../../drivers/serial/csv-lines.js";
 import { CobsFrames, DelimitedFrames, LineFrames, SlipFrames } from "../../drivers/serial/delimited-frames.js";
