@@ -12,7 +12,22 @@ const stamps = join(root, "node_modules", ".atedge");
 const [major = 0] = process.versions.node.split(".").map(Number);
 if (major < 20) fail(`Node ${process.versions.node} is too old: atedge needs Node 20 or newer (https://nodejs.org).`);
 
-await step("packages", digest(["package.json", "package-lock.json"]) + process.versions.modules, installPackages);
+/** What the tests use beside Node: a file that shows that it is there, and the Debian package that brings it. */
+const TEST_TOOLS = [
+  ["gcc", "gcc"],
+  ["make", "make"],
+  ["openssl", "openssl"],
+  ["mosquitto", "mosquitto"],
+  ["socat", "socat"],
+  ["tinyproxy", "tinyproxy"],
+  ["qemu-system-arm", "qemu-system-arm"],
+  ["arm-none-eabi-gcc", "gcc-arm-none-eabi"],
+  ["/usr/lib/arm-none-eabi/newlib/nano.specs|/usr/lib/arm-none-eabi/lib/nano.specs", "libnewlib-arm-none-eabi"],
+  ["/usr/include/sodium.h", "libsodium-dev"],
+];
+
+if (process.argv.includes("--tests")) await installTools();
+await step("packages", digest(["package-lock.json"]) + process.versions.modules, installPackages);
 await step("build", digest(sources()), () => run(process.execPath, ["scripts/build.mjs"], "building dist/"));
 
 async function step(name, stamp, work) {
@@ -27,6 +42,23 @@ async function step(name, stamp, work) {
   await work();
   mkdirSync(stamps, { recursive: true });
   writeFileSync(file, stamp);
+}
+
+/** Installs Debian packages where it may, else says which are missing. */
+async function installTools() {
+  const isThere = (what) =>
+    what.split("|").some((one) => (one.startsWith("/") ? existsSync(one) : spawnSync("which", [one]).status === 0));
+  const missing = TEST_TOOLS.filter(([what]) => !isThere(what)).map(([, name]) => name);
+  if (missing.length === 0) return;
+  const install = `apt-get install -y --no-install-recommends ${missing.join(" ")}`;
+  const may = process.getuid?.() === 0 && spawnSync("which", ["apt-get"]).status === 0;
+  if (!may)
+    fail(
+      `The tests also need ${missing.join(", ")}. On Debian, Ubuntu and Raspberry Pi OS:\n  sudo ${install}\nThen run the same command again.`,
+    );
+  process.env["DEBIAN_FRONTEND"] = "noninteractive";
+  await run("apt-get", ["update", "-qq"], "reading Debian's package lists");
+  await run("apt-get", install.split(" ").slice(1), `installing ${missing.join(", ")}`);
 }
 
 async function installPackages() {
