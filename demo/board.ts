@@ -15,7 +15,7 @@ import { utf8 } from "../core/bytes.js";
 import { LineFramer } from "../core/line-framer.js";
 import { Account } from "./account.js";
 import { tellParent, untilToldToEnd } from "./lifetime.js";
-import { openPty } from "./pty.js";
+import { NoPty, openPty, type Pty } from "./pty.js";
 
 /** A UART does not wait: what nobody reads is lost. */
 const MAX_UNSENT_BYTES = 16_384;
@@ -33,7 +33,7 @@ if (!(rateHz > 0 && rateHz <= 1000)) throw new Error("--rate: expected 0 to 1000
 
 const end = untilToldToEnd();
 const account = new Account(values.account);
-const pty = openPty();
+const pty = openPtyOrEnd();
 if (values.link !== undefined) {
   rmSync(values.link, { force: true });
   symlinkSync(pty.path, values.link);

@@ -1,6 +1,7 @@
 import { closeSync, constants, openSync, readdirSync, readlinkSync, writeSync } from "node:fs";
 import type { Readable } from "node:stream";
 import * as nodePty from "@lydell/node-pty";
+import { EdgeError } from "../core/errors.js";
 import { codeOf } from "../core/errors.js";
 
 /** A serial line without hardware: `path` is what a program opens; we are the device at its far end. */
@@ -12,6 +13,10 @@ export interface Pty {
   write(bytes: Uint8Array): void;
   /** Pulls the cable. */
   unplug(): void;
+}
+
+export class NoPty extends EdgeError {
+  override readonly code: string = "NO_PTY";
 }
 
 interface RawPty {
@@ -27,7 +32,7 @@ const RETRY_MS = 2;
  * Opens a raw pty. We keep a descriptor of the near end ourselves: the line would hang up for good with the last
  * program that closes it, and forget that it is raw.
  *
- * @throws {Error} where there are no ptys, as without /dev/pts.
+ * @throws {NoPty} where there are none, as without /dev/pts.
  */
 export function openPty(): Pty {
   // `open` is there but not declared.
@@ -73,6 +78,16 @@ export function openPty(): Pty {
       master.destroy();
     },
   };
+}
+
+function openRaw(): RawPty {
+  // `open` is there but not declared.
+  const { open } = nodePty as unknown as { open: (options: { encoding: null }) => RawPty };
+  try {
+    return open({ encoding: null });
+  } catch (cause) {
+    throw new NoPty("no pty can be opened here: is /dev/pts mounted, and are some left?", { cause });
+  }
 }
 
 /** libuv opens a tty anew and node-pty never closes the descriptor that it began with. */
