@@ -5,7 +5,7 @@ import { codeOf, EdgeError } from "../core/errors.js";
 import { makeFolder } from "../core/make-folder.js";
 import { bareAtSign, parseAtSign, type AtSign } from "../atplatform/protocol/at-sign.js";
 import { AlreadyHosted, makeCramSecret, PlatformStore } from "../atplatform/server/platform-store.js";
-import { platformRuns } from "../atplatform/server/platform.js";
+import { platformRuns } from "../atplatform/server/folder-lock.js";
 
 interface StateOptions {
   readonly state: string;

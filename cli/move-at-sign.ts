@@ -2,7 +2,7 @@ import { join, resolve } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { bareAtSign, parseAtSign, type AtSign } from "../atplatform/protocol/at-sign.js";
 import { PlatformStore } from "../atplatform/server/platform-store.js";
-import { platformRuns } from "../atplatform/server/platform.js";
+import { platformRuns } from "../atplatform/server/folder-lock.js";
 import { exportFile } from "../atplatform/server/transfer.js";
 import { formatHostPort, parseHostPort, type HostPort } from "../atplatform/transport/host-port.js";
 import { EdgeError } from "../core/errors.js";

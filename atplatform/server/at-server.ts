@@ -1,6 +1,7 @@
 import { statSync } from "node:fs";
 import type { SecureContext } from "node:tls";
 import type { Clock } from "../../core/clock.js";
+import type { DiskSync } from "../../core/group-commit.js";
 import type { Log } from "../../core/log.js";
 import { ChildSignal, Scope, TaskGroup, type Disposable } from "../../core/scope.js";
 import { signText } from "../crypto/signatures.js";
@@ -43,6 +44,7 @@ export interface AtServerOptions {
   readonly secureContext: () => SecureContext;
   readonly clock: Clock;
   readonly log: Log;
+  readonly disk?: DiskSync;
 }
 
 const PAUSED = "Server is temporarily paused and should be available again shortly";
@@ -75,7 +77,7 @@ export class AtServer implements Disposable {
 
   /** @throws a SqliteError (`SQLITE_BUSY` when another process has the file) or SchemaTooNew. */
   static async open(options: AtServerOptions, signal: AbortSignal): Promise<AtServer> {
-    const database = await openAtDatabase(options.path);
+    const database = await openAtDatabase(options.path, options.disk);
     try {
       return await AtServer.#start(options, database, new ChildSignal(signal));
     } catch (error) {

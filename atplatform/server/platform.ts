@@ -1,9 +1,9 @@
-import Database from "better-sqlite3";
 import { join } from "node:path";
 import type { SecureContext } from "node:tls";
 import { domainToASCII } from "node:url";
 import { systemClock, type Clock } from "../../core/clock.js";
 import { codeOf, EdgeError } from "../../core/errors.js";
+import type { DiskSync } from "../../core/group-commit.js";
 import { silentLog, type Log } from "../../core/log.js";
 import { makeFolder } from "../../core/make-folder.js";
 import { Scope, type Disposable } from "../../core/scope.js";
@@ -13,8 +13,10 @@ import type { DirectoryAddress } from "../transport/directory.js";
 import { formatHostPort, type HostPort } from "../transport/host-port.js";
 import { listenTls, type ListenOptions, type ServerIdentity, type TlsListener } from "../transport/listen.js";
 import { AtServer } from "./at-server.js";
+import { lockFolder } from "./folder-lock.js";
 import { Identities, isLoopback, type CertificateFiles } from "./identity.js";
 import { makeCramSecret, PlatformStore, type HostedAtSign, type Transfer } from "./platform-store.js";
+import { candidates, explained, NoPortLeft, type PortRange } from "./ports.js";
 import { localResolver, remoteResolver, type Resolver } from "./resolver.js";
 import { defaultSettings, type AtServerSettings } from "./settings.js";
 import { exportFile } from "./transfer.js";
@@ -22,28 +24,8 @@ import { exportFile } from "./transfer.js";
 const POLL_MS = 300;
 /** What is in flight when an atSign moves out gets this long to finish. */
 const MOVE_GRACE_MS = 3_000;
-/** How often certificate files are looked at, and our own leaf for its end. */
-const IDENTITY_POLL_MS = 10_000;
-
-/** Another process runs a platform from this folder. */
-export class PlatformRunning extends EdgeError {
-  override readonly code: string = "PLATFORM_RUNNING";
-}
-
-/** A port cannot be listened on; the message says which, for what and why. */
-export class PortUnavailable extends EdgeError {
-  override readonly code: string = "PORT_UNAVAILABLE";
-}
-
-/** Every port of the range is taken. */
-export class NoPortLeft extends EdgeError {
-  override readonly code: string = "NO_PORT_LEFT";
-}
-
-export interface PortRange {
-  readonly first: number;
-  readonly last: number;
-}
+/** How often certificate files are looked at, our own leaf for its end, and atServers for being well. */
+const HEALTH_POLL_MS = 10_000;
 
 export interface PlatformOptions {
   /** Everything that is kept; made when it is not there, for the owner's eyes only. */
@@ -68,6 +50,8 @@ export interface PlatformOptions {
   /** A directory elsewhere, whose keeper enters our atSigns; ours then answers for our own only. */
   readonly directory?: DirectoryAddress;
   readonly settings?: Partial<AtServerSettings>;
+  /** Another disk, in tests. */
+  readonly disk?: DiskSync;
   readonly clock?: Clock;
   readonly log?: Log;
 }
@@ -197,9 +181,12 @@ export class Platform implements Disposable {
     try {
       await this.#sync();
     } catch (error) {
-      this.store.markRemoved(atSign);
-      await this.store.forget(atSign);
-      throw error;
+      // It may be another one that could not be started.
+      if (!this.#running.has(atSign)) {
+        this.store.markRemoved(atSign);
+        await this.store.forget(atSign);
+        throw error;
+      }
     }
     const running = this.#running.get(atSign);
     if (!running) throw new Error(`${atSign} was added but does not run`);
@@ -243,7 +230,7 @@ export class Platform implements Disposable {
     await this.#sync();
     const polls = [
       setInterval(() => this.#pollStore(), POLL_MS),
-      setInterval(() => this.#pollIdentities(), IDENTITY_POLL_MS).unref(),
+      setInterval(() => this.#pollHealth(), HEALTH_POLL_MS).unref(),
     ];
     this.#scope.defer(() => polls.forEach((poll) => clearInterval(poll)));
   }
@@ -283,14 +270,25 @@ export class Platform implements Disposable {
     }
   }
 
-  #pollIdentities(): void {
+  /** Every ten seconds, and by tests. */
+  checkHealth(): Promise<void> {
+    return this.#sync();
+  }
+
+  #pollHealth(): void {
+    const isWell = ({ atSign, state }: HostedAtSign): boolean =>
+      state !== "hosted" || this.#running.get(atSign)?.server.services.commits.health.state === "ok";
+    if (!this.store.list().every(isWell)) this.#startOrStop();
     this.refreshIdentities().catch((error: unknown) => {
       this.#log.error({ err: error }, "the certificate could not be renewed; the old one stays in use");
     });
   }
 
   #pollStore(): void {
-    if (this.store.version === this.#seenVersion) return;
+    if (this.store.version !== this.#seenVersion) this.#startOrStop();
+  }
+
+  #startOrStop(): void {
     this.#sync().catch((error: unknown) =>
       this.#log.error({ err: error }, "an atSign could not be started or stopped"),
     );
@@ -308,6 +306,7 @@ export class Platform implements Disposable {
     this.#seenVersion = this.store.version;
     const failures: unknown[] = [];
     for (const transfer of this.store.transfers()) await this.#transfer(transfer);
+    await this.#stopFailed();
     for (const hosted of this.store.list()) {
       try {
         if (hosted.state === "removing") await this.#remove(hosted.atSign);
@@ -317,6 +316,17 @@ export class Platform implements Disposable {
       }
     }
     if (failures.length > 0) throw failures[0];
+  }
+
+  /** After a sync that the disk did not confirm, nobody knows what it holds: the file is to be opened anew. */
+  async #stopFailed(): Promise<void> {
+    for (const [atSign, running] of this.#running) {
+      const { state, errorCode } = running.server.services.commits.health;
+      if (state !== "failed") continue;
+      this.#log.error({ atSign, code: errorCode }, "the disk failed; the atServer is restarted");
+      this.#running.delete(atSign);
+      await stop(running).catch((error: unknown) => this.#log.warn({ atSign, err: error }, "stopped with an error"));
+    }
   }
 
   /** Copies a file for somebody; who moves has it stopped first, so that nothing is answered that the copy lacks. */
@@ -362,6 +372,7 @@ export class Platform implements Disposable {
         atSign,
         path: this.store.fileOf(atSign),
         settings: { ...defaultSettings, ...this.#options.settings },
+        ...(this.#options.disk && { disk: this.#options.disk }),
         resolver: this.#resolver,
         secureContext: () => this.#running.get(atSign)?.context ?? context,
         clock: this.#clock,
@@ -437,50 +448,4 @@ async function stop({ server, listener }: Running): Promise<void> {
   await listener?.[Symbol.asyncDispose]();
 }
 
-function* candidates(last: number | null, range: PortRange | undefined): Generator<number> {
-  if (!range) {
-    if (last !== null) yield last;
-    yield 0;
-    return;
-  }
-  if (last !== null && last >= range.first && last <= range.last) yield last;
-  for (let port = range.first; port <= range.last; port += 1) yield port;
-}
-
 const hostOf = ({ host = "localhost" }: PlatformOptions): string => host;
-
-/** Whether a process runs a platform from this folder. */
-export function platformRuns(stateDir: string): boolean {
-  try {
-    lockFolder(stateDir)();
-    return false;
-  } catch (error) {
-    if (error instanceof PlatformRunning) return true;
-    throw error;
-  }
-}
-
-/** One platform a folder: an SQLite lock goes with the process, however it ends. */
-function lockFolder(stateDir: string): () => void {
-  const lock = new Database(join(stateDir, "platform.lock"), { timeout: 0 });
-  try {
-    lock.exec("BEGIN EXCLUSIVE");
-  } catch (cause) {
-    lock.close();
-    if (codeOf(cause) !== "SQLITE_BUSY") throw cause;
-    throw new PlatformRunning(`another process runs a platform from ${stateDir}`, { cause });
-  }
-  return () => lock.close();
-}
-
-async function explained<T>(listening: Promise<T>, what: string, port: number): Promise<T> {
-  try {
-    return await listening;
-  } catch (cause) {
-    const code = codeOf(cause);
-    if (code === "EADDRINUSE") throw new PortUnavailable(`port ${port} for ${what} is in use`, { cause });
-    if (code === "EACCES")
-      throw new PortUnavailable(`port ${port} for ${what} needs more rights (below 1024?)`, { cause });
-    throw cause;
-  }
-}

@@ -69,10 +69,17 @@ export class Peers {
    * or does not answer: AT0004, AT0006, AT0007, AT0008, AT0011, AT0023.
    */
   async request(peer: AtSign, channel: PeerChannel, line: string, timeoutMs = DEFAULT_TIMEOUT_MS): Promise<string> {
+    const wasOpen = this.#open.has(`${channel} ${peer}`);
     const connection = await this.#connection(peer, channel);
     try {
       return await connection.request(line, timeoutMs);
     } catch (error) {
+      // The peer ended a connection that was idle, or restarted, as we were about to use it. A request may be repeated:
+      // look-ups change nothing, and a notification is known by its id.
+      const ended = error instanceof Refusal && !(error instanceof PeerRefused) && error.code === "AT0004";
+      if (ended && wasOpen && !this.#closed) {
+        return await (await this.#connection(peer, channel)).request(line, timeoutMs);
+      }
       // A peer that has restarted took our login with it.
       if (error instanceof PeerRefused && error.code === "AT0401" && channel !== "plain") connection.close();
       throw error;

@@ -1,6 +1,6 @@
 import Database from "better-sqlite3";
 import { closeSync, openSync } from "node:fs";
-import { openGroupCommit, type GroupCommit } from "../../../core/group-commit.js";
+import { openGroupCommit, type DiskSync, type GroupCommit } from "../../../core/group-commit.js";
 import { EdgeError } from "../../../core/errors.js";
 import type { Disposable } from "../../../core/scope.js";
 
@@ -104,10 +104,10 @@ export interface AtDatabase extends Disposable {
  *
  * @throws {SchemaTooNew}, or a SqliteError (`SQLITE_BUSY` when another process has it).
  */
-export async function openAtDatabase(path: string): Promise<AtDatabase> {
+export async function openAtDatabase(path: string, disk?: DiskSync): Promise<AtDatabase> {
   makePrivate(path);
   const db = new Database(path, { timeout: 0 });
-  const commits = await openGroupCommit({ db, path });
+  const commits = await openGroupCommit({ db, path, ...(disk && { disk }) });
   try {
     await commits.write(() => migrate(db, path));
   } catch (error) {

@@ -14,6 +14,9 @@ export const CRAM_SECRET = "privatekey:at_secret";
 export const CRAM_SECRET_DELETED = "privatekey:at_secret_deleted";
 export const PKAM_PUBLIC_KEY = "privatekey:at_pkam_publickey";
 
+/** Algorithms that the grammar does not know are taken for a part of the signature, and fail here (spec 3.4). */
+const BASE64 = /^[A-Za-z0-9+/]+={0,2}$/u;
+
 /** `cram` logs in with the secret of a fresh atServer. */
 export const cramVerb = verb(cram, false, async ({ digest }, call, services) => {
   const { session } = call;
@@ -31,6 +34,7 @@ export const pkamVerb = verb(pkam, false, async (command, call, services) => {
   const { enrollmentId, signature, signingAlgo = "rsa2048", hashingAlgo = "sha256" } = command;
   if (enrollmentId !== undefined) requireApproved(enrollmentId, services);
   const challenge = requireChallenge(session, services);
+  if (!BASE64.test(signature)) throw new Refusal("AT0011", "Exception: the signature is not base64", { closes: true });
   const answer = { challenge, signature, signingAlgo, hashingAlgo, publicKeyText: publicKeyFor(command, services) };
   if (!isValid(answer)) return await fail(call, services, "pkam authentication failed");
   return succeed(session, services, { type: enrollmentId === undefined ? "legacy" : "apkam", enrollmentId });

@@ -146,6 +146,29 @@ t.test("a slow reader of notifications costs no memory, and misses none", async 
   );
 });
 
+t.test("a disk that fails a sync costs an error and a restart of the atServer, nothing more", async (t) => {
+  let fails = false;
+  const syncOrFail = async (): Promise<void> => {
+    if (fails) throw Object.assign(new Error("EIO: i/o error"), { code: "EIO" });
+  };
+  await using world = await WireWorld.open(t.testdir(), {
+    settings,
+    disk: { fdatasync: syncOrFail, fsync: syncOrFail },
+  });
+  await world.add("@alice");
+  await world.activate("@alice");
+  const A = await world.pkam("@alice");
+  await A.data("update:before.wavi@alice v");
+  fails = true;
+  t.match(await A.ask("update:during.wavi@alice v"), /^error:AT0002-DataStore exception : /u);
+  t.equal(await A.chunk(), "{close}");
+  fails = false;
+  await world.platform.checkHealth();
+  const again = await world.pkam("@alice");
+  t.equal(await again.data("llookup:before.wavi@alice"), "v");
+  await again.data("update:after.wavi@alice v");
+});
+
 t.test("one port for all, told apart by the server name", async (t) => {
   const stateDir = t.testdir();
   const { openPlatform } = await import("../../../atplatform/server/platform.js");
