@@ -5,6 +5,7 @@ import { modbusSchema } from "./modbus/config.js";
 import { mqttSchema } from "./mqtt/config.js";
 import { serialSchema } from "./serial/config.js";
 import { simulatedSchema } from "./simulated/config.js";
+import { sysfsSchema } from "./sysfs/config.js";
 import type { ConfiguredDriver } from "./supervisor.js";
 
 /** The keys of each kind of driver, for the parser, the reference page and the example file. */
@@ -15,6 +16,7 @@ export const driverSchemas = {
   mqtt: mqttSchema,
   serial: serialSchema,
   simulated: simulatedSchema,
+  sysfs: sysfsSchema,
 } as const;
 
 export type DriverType = keyof typeof driverSchemas;
@@ -27,6 +29,7 @@ export const driverSchema = v.variant("type", [
   mqttSchema,
   serialSchema,
   simulatedSchema,
+  sysfsSchema,
 ]);
 export type DriverConfig = v.InferOutput<typeof driverSchema>;
 
@@ -64,5 +67,7 @@ function opener(config: DriverConfig): ConfiguredDriver["open"] {
     case "simulated":
       return async (deps, signal) =>
         (await import("./simulated/simulated-driver.js")).openSimulated(config, deps, signal);
+    case "sysfs":
+      return async (deps, signal) => (await import("./sysfs/sysfs-driver.js")).openSysfs(config, deps, signal);
   }
 }
