@@ -43,6 +43,16 @@ let relay = false;
 let temperatureCel = 21;
 let n = 0;
 
+function openPtyOrEnd(): Pty {
+  try {
+    return openPty();
+  } catch (error) {
+    if (!(error instanceof NoPty)) throw error;
+    process.stderr.write(`board: ${error.message}\n`);
+    process.exit(1);
+  }
+}
+
 function say(line: string): boolean {
   if (pty.unsentBytes >= MAX_UNSENT_BYTES) return false;
   pty.write(utf8(`${line}\n`));

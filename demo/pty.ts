@@ -1,8 +1,7 @@
 import { closeSync, constants, openSync, readdirSync, readlinkSync, writeSync } from "node:fs";
 import type { Readable } from "node:stream";
 import * as nodePty from "@lydell/node-pty";
-import { EdgeError } from "../core/errors.js";
-import { codeOf } from "../core/errors.js";
+import { codeOf, EdgeError } from "../core/errors.js";
 
 /** A serial line without hardware: `path` is what a program opens; we are the device at its far end. */
 export interface Pty {
@@ -35,9 +34,7 @@ const RETRY_MS = 2;
  * @throws {NoPty} where there are none, as without /dev/pts.
  */
 export function openPty(): Pty {
-  // `open` is there but not declared.
-  const open = (nodePty as unknown as { open: (options: { encoding: null }) => RawPty }).open;
-  const { master, slave, ptsName, fd } = open({ encoding: null });
+  const { master, slave, ptsName, fd } = openRaw();
   slave.setRawMode(true);
   const own = openSync(ptsName, constants.O_RDWR | constants.O_NOCTTY);
   slave.destroy(); // Else it takes the bytes before any other reader.
