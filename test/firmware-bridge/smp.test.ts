@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { createHash } from "node:crypto";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
@@ -11,6 +11,7 @@ import { systemClock } from "../../core/clock.js";
 import type { DriverDeps } from "../../core/driver.js";
 import { DeviceGone, SyntaxInvalid } from "../../core/errors.js";
 import { type LogFields, silentLog } from "../../core/log.js";
+import type { Port } from "../../core/port.js";
 import { Scope } from "../../core/scope.js";
 import { bridgeOpener, bridgeSchemas } from "../../firmware-bridge/registry.js";
 import { mcubootHash } from "../../firmware-bridge/smp/mcuboot-image.js";
@@ -75,6 +76,61 @@ t.test("SMP packets", async (t) => {
       }),
     );
   });
+});
+
+t.test("A dialogue of mcumgr-cli with a Mynewt board", async (t) => {
+  const { dialogues } = JSON.parse(await readFile("test/firmware-bridge/vectors/smp-mynewt.json", "utf8")) as {
+    dialogues: {
+      request: { group: number; command: number };
+      requestLine: string;
+      responseLines: string[];
+      response: { bytes: number; tasks?: string[]; version?: string; hash?: string };
+    }[];
+  };
+  for (const { request, requestLine, responseLines, response } of dialogues) {
+    // Its requests have no body at all; the console echoes them before it answers.
+    const header = Buffer.from([0, 0, 0, 0, 0, request.group, 0, request.command]);
+    t.equal(Buffer.from(formatSmpConsole(header)).toString("latin1"), `${requestLine}\n`, "the same request line");
+    const framer = new SmpConsoleFramer({ maxBytes: 1024 });
+    const wire = Buffer.from(`${requestLine}\r\n\r${responseLines.join("\n")}\n`, "latin1");
+    const [echo, answer] = framer.push(wire);
+    t.strictSame(echo, header);
+    t.equal(answer?.length, response.bytes);
+    const packet = parseSmpPacket(answer ?? header);
+    t.match(packet, { operation: "read-response", group: request.group, command: request.command });
+    if (response.tasks)
+      t.strictSame([...((packet.body.get("tasks") ?? new Map()) as Map<string, unknown>).keys()], response.tasks);
+    // The same lines, as the answer to our own client's request.
+    const port: Port = {
+      path: "mynewt",
+      read: async function* (signal) {
+        yield wire;
+        await new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
+      },
+      write: async () => undefined,
+      [Symbol.asyncDispose]: async () => undefined,
+    };
+    if (response.version === undefined) continue;
+    const slow: Port = {
+      ...port,
+      read: (signal) =>
+        (async function* () {
+          await systemClock.sleep(20, signal);
+          yield* port.read(signal);
+        })(),
+    };
+    await using client = new SmpClient({ port: slow, clock: systemClock });
+    const [image] = await smpImages(client, never);
+    t.match(image, {
+      slot: 0,
+      version: response.version,
+      active: true,
+      confirmed: true,
+      pending: false,
+      bootable: true,
+    });
+    t.equal(toHex(image?.hash ?? new Uint8Array()), response.hash);
+  }
 });
 
 t.test("The console framing", async (t) => {
