@@ -569,7 +569,7 @@ t.test("notifications", async (t) => {
     t.equal(await A.data(`notify:status:${id}`), "delivered");
   });
 
-  await t.test("trap 55: while it is tried again its status is errored", async (t) => {
+  await t.test("trap 55: while it is tried again its status is errored", async () => {
     const id = await A.data("notify:@nosuch:n.wavi@alice:hi");
     await eventually(A, `notify:status:${id}`, /^data:errored\n/u);
   });
