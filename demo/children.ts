@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from "node:child_process";
-import { createWriteStream, readFileSync, type WriteStream } from "node:fs";
+import { createWriteStream, type WriteStream } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { EdgeError } from "../core/errors.js";
@@ -23,6 +23,8 @@ export class Children {
   readonly #folder: string;
   readonly #onDeath: (error: DemoFailed) => void;
   readonly #running = new Map<string, { readonly process: ChildProcess; readonly log: WriteStream }>();
+  /** The last that each wrote on standard error. */
+  readonly #said = new Map<string, string>();
   #stopping = false;
 
   /** @param dist where the built programs are. @param folder where logs go. */
@@ -118,18 +120,16 @@ export class Children {
       env: { ...process.env, XDG_CONFIG_HOME: this.#folder },
     });
     child.stderr.pipe(log);
+    this.#said.set(name, "");
+    child.stderr.setEncoding("utf8").on("data", (text: string) => {
+      this.#said.set(name, `${this.#said.get(name) ?? ""}${text}`.slice(-2000));
+    });
     child.stdin.on("error", () => {});
     return { process: child, log };
   }
 
   #failure(name: string, what: string): DemoFailed {
-    const file = join(this.#folder, `${name}.log`);
-    let tail = "";
-    try {
-      tail = readFileSync(file, "utf8").trim().split("\n").slice(-8).join("\n");
-    } catch {
-      // It said nothing.
-    }
-    return new DemoFailed(`${name} ${what}${tail ? `\n--- ${name}.log\n${tail}` : ""}`);
+    const tail = this.#said.get(name)?.trim().split("\n").slice(-8).join("\n");
+    return new DemoFailed(`${name} ${what}${tail ? `\n--- the last of ${name}.log\n${tail}` : ""}`);
   }
 }
