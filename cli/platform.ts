@@ -20,7 +20,7 @@ interface AddOptions {
   readonly port?: number;
 }
 
-export const DEFAULT_STATE = "/var/lib/atedge-platform";
+const DEFAULT_STATE = "/var/lib/atedge-platform";
 
 export function register(program: Command): void {
   const platform = withState(program.command("platform"))
@@ -32,7 +32,7 @@ export function register(program: Command): void {
     .option("--verbose", "log every connection")
     .action(async (options: RunOptions) => {
       const { runPlatform } = await import("./run-platform.js");
-      await runPlatform(options);
+      await runPlatform(options, DEFAULT_STATE);
     });
 
   platform

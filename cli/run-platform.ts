@@ -1,7 +1,7 @@
 import { openLog } from "../agent/log.js";
 import { openPlatform, type Platform, type PlatformOptions } from "../atplatform/server/platform.js";
+import { Scope } from "../core/scope.js";
 import { serveMetrics } from "../atplatform/server/metrics.js";
-import { DEFAULT_STATE } from "./platform.js";
 import { loadPlatformConfig } from "./platform-config.js";
 import { interruption } from "./remote-options.js";
 
@@ -21,7 +21,7 @@ const GRACE_MS = 4_000;
 const STATUS_MS = 1_000;
 
 /** Runs a platform until SIGTERM or Ctrl-C. */
-export async function runPlatform(options: RunOptions): Promise<void> {
+export async function runPlatform(options: RunOptions, defaultState: string): Promise<void> {
   const stop = interruption();
   const { json, host, directoryPort, portRange, verbose, config } = options;
   const fromFile = config === undefined ? {} : await loadPlatformConfig(config);
@@ -29,7 +29,7 @@ export async function runPlatform(options: RunOptions): Promise<void> {
   const settings: PlatformOptions = {
     directoryPort: DEFAULT_DIRECTORY_PORT,
     ...file,
-    stateDir: options.state ?? file.stateDir ?? DEFAULT_STATE,
+    stateDir: options.state ?? file.stateDir ?? defaultState,
     log: openLog({ level: verbose ? "debug" : "info" }),
     ...(directoryPort !== undefined && { directoryPort }),
     ...(host !== undefined && { host }),
@@ -37,7 +37,8 @@ export async function runPlatform(options: RunOptions): Promise<void> {
   };
   // Not `stop`: that is the wish to end well; this one would cut what is in flight.
   await using platform = await openPlatform(settings, new AbortController().signal);
-  await using _metrics = metricsPort === undefined ? undefined : await serveMetrics(platform, metricsPort);
+  await using metrics = new Scope();
+  if (metricsPort !== undefined) metrics.use(await serveMetrics(platform, metricsPort));
   announce(platform, json === true);
   const status = process.stdout.isTTY && !json ? setInterval(() => showStatus(platform), STATUS_MS) : undefined;
   await new Promise<void>((resolve) => {
