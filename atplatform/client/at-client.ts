@@ -4,7 +4,7 @@ import { LimitExceeded } from "../../core/errors.js";
 import { type Log, silentLog } from "../../core/log.js";
 import { ChildSignal, type Disposable } from "../../core/scope.js";
 import type { Secret } from "../../core/secret.js";
-import { decryptText, encryptText, newIv, parseIv } from "../crypto/aes-ctr.js";
+import { decryptText, encryptText, ivOfMessage, newIv, parseIv } from "../crypto/aes-ctr.js";
 import { knownAlgorithm } from "../crypto/algorithms.js";
 import type { AtKeys } from "../crypto/at-keys.js";
 import { DecryptionFailed } from "../crypto/errors.js";
@@ -23,14 +23,8 @@ import type { Reconnect } from "./pacer.js";
 import { PublicKeys } from "./public-keys.js";
 import { dialerFor, type ReachOptions } from "./reach.js";
 import type { RecordJson, RecordMetadata } from "./record-json.js";
-import {
-  type AtRecord,
-  decryptWithAny,
-  MAX_VALUE_BYTES,
-  type PutOptions,
-  type RecordName,
-  Records,
-} from "./records.js";
+import { type AtRecord, decryptWithAny, MAX_VALUE_BYTES, type PutOptions, Records } from "./records.js";
+import type { RecordName } from "./record-name.js";
 import { type SharedKey, SharedKeys } from "./shared-keys.js";
 import { type SubscribeOptions, Subscription, type SubscriptionHealth } from "./subscription.js";
 
@@ -159,7 +153,7 @@ export class AtClient implements Disposable {
 
   /**
    * Sends a notification. Resolves with the id when our own atServer has it, which is not yet delivery. With an id of
-   * one's own it can be sent again without harm.
+   * one's own it can be sent again without harm: the same message looks the same, so the receiver gets it once.
    */
   async notify(notification: OutgoingNotification, signal: AbortSignal): Promise<string> {
     const { to, key, value, operation = "update", encrypt = true, encryptWith } = notification;
@@ -168,9 +162,10 @@ export class AtClient implements Disposable {
     const isForUs = to === this.atSign;
     const shared = isSecret && !isForUs ? await this.#sharedKeys.forSending(to, signal, encryptWith) : undefined;
     const aesKey = shared?.aesKey ?? encryptWith ?? this.#selfKey.reveal();
-    const iv = newIv();
+    const { id } = notification;
+    const iv = id === undefined ? newIv() : ivOfMessage(aesKey, [id, key, value ?? ""]);
     const line = notify.format({
-      id: notification.id ?? randomUUID(),
+      id: id ?? randomUUID(),
       operation,
       messageType: "key",
       priority,
@@ -276,6 +271,11 @@ export class AtClient implements Disposable {
     signal: AbortSignal,
   ): Promise<readonly string[]> {
     return await this.#records.scan(options, signal);
+  }
+
+  /** The records whose names {@link scan} gives, one after the other, decrypted; shared keys and their like left out. */
+  readAll(options: { readonly regex?: string }, signal: AbortSignal): AsyncGenerator<AtRecord, void> {
+    return this.#records.readAll(options, signal);
   }
 
   /** Base64 SPKI text of an atSign's encryption public key. @throws {NotActivated} */

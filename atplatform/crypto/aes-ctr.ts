@@ -1,4 +1,4 @@
-import { createCipheriv, createDecipheriv, randomBytes } from "node:crypto";
+import { createCipheriv, createDecipheriv, createHmac, randomBytes } from "node:crypto";
 import { fromBase64, fromUtf8, utf8 } from "../../core/bytes.js";
 import { EdgeError, SyntaxInvalid } from "../../core/errors.js";
 import { DecryptionFailed, KeyInvalid } from "./errors.js";
@@ -15,6 +15,16 @@ export const newAesKey = (): Buffer => randomBytes(AES_KEY_BYTES);
 
 /** For every single encryption a new one: two values under one key and IV give away the XOR of their texts. */
 export const newIv = (): Buffer => randomBytes(BLOCK_BYTES);
+
+/**
+ * The IV of a message that may have to be sent again under its own id: the same for the same message, and for any other
+ * as good as random (a keyed hash of all of it). So a repeat is recognised by its ciphertext, wherever it is met.
+ */
+export const ivOfMessage = (aesKey: Uint8Array, message: readonly string[]): Buffer =>
+  createHmac("sha256", aesKey)
+    .update(JSON.stringify(["atedge-iv/1", ...message]))
+    .digest()
+    .subarray(0, BLOCK_BYTES);
 
 /** @throws {KeyInvalid} on anything but 32 bytes in base64. */
 export function parseAesKey(text: string): Buffer {

@@ -1,10 +1,11 @@
 import { createHash } from "node:crypto";
+import { utf8 } from "../../core/bytes.js";
 import { KeyInvalid } from "./errors.js";
+import { md5Hex } from "./md5.js";
 import { parsePublicKey } from "./rsa.js";
 
 /** `pubKeyCS`: lower-case hex MD5 of the public key's base64 **text** (not of its DER bytes). */
-export const publicKeyChecksum = (publicKeyText: string): string =>
-  createHash("md5").update(publicKeyText.trim()).digest("hex");
+export const publicKeyChecksum = (publicKeyText: string): string => md5Hex(utf8(publicKeyText.trim()));
 
 /** What `cram:` sends: lower-case hex SHA-512 of the secret, taken as text, and the challenge. */
 export const cramDigest = (secret: string, challenge: string): string =>
