@@ -1,10 +1,14 @@
 import { execFile } from "node:child_process";
 import { readFile, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { promisify } from "node:util";
 import t from "tap";
+import { systemClock } from "../../core/clock.js";
 import { codeOf } from "../../core/errors.js";
+import { silentLog } from "../../core/log.js";
+import { DriverSupervisor } from "../../drivers/supervisor.js";
 import { driverContract } from "../contracts/driver.js";
+import { bridgeOpener } from "../../firmware-bridge/registry.js";
 import { openLinkDriver } from "../../firmware-bridge/link/link-driver.js";
 import { loadLinkRecord, saveLinkRecord } from "../../firmware-bridge/link/link-record.js";
 import { BoardProcess } from "./board-process.js";
@@ -276,6 +280,38 @@ t.test("A board of the C library, under the sanitizers", async (t) => {
     await t.rejects(host.open(strict, { security: "clear" }), { code: "LINK_CLEAR_REFUSED" });
     t.equal(await board.end(), 0, board.errors);
   });
+});
+
+t.test("Under the agent's supervisor a board that was unplugged comes back by itself", async (t) => {
+  await using rig = await pairedBoard(["-r", "20"]);
+  const { board, host } = rig;
+  const { folder } = board;
+  const config = linkConfig(board, { keepAliveMs: 300 });
+  const supervisor = new DriverSupervisor({
+    drivers: [{ id: basename(host.folder), type: "link", open: bridgeOpener(config) }],
+    publish: async (_id, readings) => void host.readings.push(...readings),
+    stateDir: dirname(host.folder),
+    clock: systemClock,
+    log: silentLog,
+    limits: { firstWaitMs: 50, maxWaitMs: 200 },
+  });
+  const stop = new AbortController();
+  const running = supervisor.run(stop.signal);
+  const call = (on: boolean): Promise<unknown> => supervisor.call(basename(host.folder), "relay", { on }, stop.signal);
+  await until(() => host.values("number").length > 3, "readings");
+  t.strictSame(await call(true), { on: true });
+  t.ok(supervisor.commands()[0]?.commands.some(({ name }) => name === "relay"));
+  await board.kill();
+  await until(() => supervisor.health()[0]?.state !== "running", "the end");
+  await t.rejects(call(true), { code: /COMMAND_REFUSED|UNKNOWN_OUTCOME/u });
+  const seen = host.values("number").length;
+  await using again = await BoardProcess.start({ args: ["-r", "20"], folder });
+  await until(() => host.values("number").length > seen + 3, "readings again");
+  t.strictSame(await call(false), { on: false });
+  t.match(supervisor.health()[0], { state: "running", counters: { sessions: 1 } });
+  stop.abort();
+  await running;
+  t.equal(await again.end(), 0, again.errors);
 });
 
 t.test("A bad wire", async (t) => {
