@@ -17,8 +17,10 @@ import { Policy } from "./control/policy.js";
 import { RequestReader } from "./control/request-reader.js";
 import { storedCommands } from "./control/stored-commands.js";
 import { HealthBoard } from "./health/health.js";
+import { systemdOf } from "./health/notify-systemd.js";
 import { reportHealth } from "./health/report.js";
 import { driversHealth, linkHealth, storeHealth } from "./health/sources.js";
+import { keepManagerInformed, tellStopping } from "./health/watchdog.js";
 import { deviceInfo } from "./device-info.js";
 import { loadKeys } from "./keys/load-keys.js";
 import { checkEnrollment, knownEnrollment, refuseManagerKeys } from "./keys/manager-keys.js";
@@ -44,6 +46,7 @@ export class StateDirUnusable extends EdgeError {
  * @throws {ConfigInvalid} {@link KeysUnusable} {@link StateDirUnusable} {@link StoreInUse}, each saying what to do.
  */
 export async function runAgent({ configFile, version }: RunOptions, stop: AbortSignal): Promise<void> {
+  const manager = systemdOf(process.env);
   const { config, warnings } = await loadConfig(configFile);
   const log = openLog({ level: config.logLevel });
   for (const warning of warnings)
@@ -78,6 +81,12 @@ export async function runAgent({ configFile, version }: RunOptions, stop: AbortS
   const parts = joinParts({ config, keys, store, client, clock, log, group, version });
   log.info({ version, atsign: config.atsign, device: config.device, drivers: config.driver.length }, "agent started");
   group.start((signal) => checkEnrollment({ ...check, log: log.child({ part: "keys" }) }, signal));
+  if (manager) {
+    const { health } = parts;
+    const flush = (): Promise<void> => store.flush();
+    group.start((signal) => keepManagerInformed({ manager, health, flush, clock, log }, signal));
+    stop.addEventListener("abort", () => void tellStopping(manager, log), { once: true });
+  }
   await parts.run();
   log.info({}, "agent stopped");
 }
@@ -93,8 +102,13 @@ interface Joint {
   readonly version: string;
 }
 
+interface Parts {
+  readonly health: HealthBoard;
+  run(): Promise<void>;
+}
+
 /** Makes the parts and tells them of each other; they run when they are started. */
-function joinParts({ config, keys, store, client, clock, log, group, version }: Joint): { run(): Promise<void> } {
+function joinParts({ config, keys, store, client, clock, log, group, version }: Joint): Parts {
   const { atsign: us, device, ns } = config;
   const address = { device, ns };
   const time = new AgentTime(clock, store.lastKnownMs);
@@ -157,6 +171,7 @@ function joinParts({ config, keys, store, client, clock, log, group, version }: 
   };
 
   return {
+    health,
     async run() {
       group.start((signal) => store.run(signal));
       group.start((signal) => drivers.run(signal));

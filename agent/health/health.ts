@@ -10,6 +10,8 @@ export interface PartStatus {
   /** Of the last error, also when it is over. */
   readonly code?: string | undefined;
   readonly counters?: Readonly<Record<string, number>>;
+  /** It will not come back by itself, but would after a restart of the agent. */
+  readonly restartHelps?: boolean;
 }
 
 export interface PartHealth extends PartStatus {

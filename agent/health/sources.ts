@@ -9,7 +9,14 @@ export function storeHealth({ health }: Pick<Store, "health">): PartStatus[] {
   const failed = state === "failed" || identity === "cloned";
   const code = identity === "cloned" ? "CLONED" : errorCode;
   return [
-    { name: "store", state: failed ? "failed" : "ok", code, counters: { usedBytes, accepted, refused, evicted } },
+    {
+      name: "store",
+      state: failed ? "failed" : "ok",
+      code,
+      counters: { usedBytes, accepted, refused, evicted },
+      // A database whose sync has failed must be opened anew.
+      restartHelps: state === "failed",
+    },
   ];
 }
 
