@@ -29,7 +29,8 @@ export { onboard, type OnboardOptions, type OnboardStep } from "./client/onboard
 export type { LinkHealth } from "./client/command-link.js";
 export type { Reconnect } from "./client/pacer.js";
 export type { ReachOptions } from "./client/reach.js";
-export type { AtRecord, PutOptions, RecordName } from "./client/records.js";
+export { type RecordName, recordNameOf } from "./client/record-name.js";
+export type { AtRecord, PutOptions } from "./client/records.js";
 export type { RecordJson, RecordMetadata } from "./client/record-json.js";
 export type { ResumePoint } from "./client/seen-window.js";
 export { openRpcClient, type RpcClient, type RpcClientOptions, RpcFailed } from "./client/rpc-client.js";

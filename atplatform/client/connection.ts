@@ -3,6 +3,7 @@ import { LimitExceeded, TimedOut } from "../../core/errors.js";
 import { type Disposable, untilAborted } from "../../core/scope.js";
 import { parseAtError } from "../protocol/at-error.js";
 import { type Frame, MAX_RESPONSE_BYTES, ResponseFramer } from "../protocol/response-framer.js";
+import { oneLine } from "../protocol/verb-codec.js";
 import { ConnectionLost } from "../transport/errors.js";
 import type { TlsChannel } from "../transport/tls-channel.js";
 import { AnswerInvalid, AnswerLost, NotSent } from "./errors.js";
@@ -84,10 +85,11 @@ export class Connection implements Disposable {
    *
    * @throws {AtServerError} when the answer is an error.
    * @throws {NotSent} or {@link AnswerLost} when the connection closed before or after the command was written.
-   * @throws {LimitExceeded} when too many commands wait already.
+   * @throws {LimitExceeded} when too many commands wait already; {@link SyntaxInvalid} on more than one line.
    */
   async send(line: string, { timeoutMs }: { readonly timeoutMs?: number }, signal: AbortSignal): Promise<string> {
     signal.throwIfAborted();
+    oneLine(line);
     if (this.#reason) throw new NotSent("the connection is closed", { cause: this.#reason });
     const { maxQueued = DEFAULT_MAX_QUEUED, commandTimeoutMs } = this.#options;
     if (this.#queue.length >= maxQueued) throw new LimitExceeded(`more than ${maxQueued} commands are waiting`);

@@ -30,17 +30,8 @@ import {
   type RecordJson,
   type RecordMetadata,
 } from "./record-json.js";
+import { type RecordName, recordNameOf } from "./record-name.js";
 import type { SharedKeys } from "./shared-keys.js";
-
-/** A record by name. Whose it is and who may read it are told apart here; the wire has one name for both. */
-export interface RecordName {
-  /** Entity with its namespace, e.g. `phone.wavi`. */
-  readonly key: string;
-  /** Who may read it: everybody, one other atSign or, left out, only its owner; of another's record: we. */
-  readonly for?: "public" | AtSign;
-  /** The owner, ourselves when left out. */
-  readonly by?: AtSign;
-}
 
 export interface PutOptions {
   /** When it expires, from now. */
@@ -204,6 +195,15 @@ export class Records {
       throw new AnswerInvalid("expected a list of names");
     }
     return names;
+  }
+
+  /** The records that {@link scan} lists, one after the other; one that goes meanwhile is left out. */
+  async *readAll(options: Parameters<Records["scan"]>[0], signal: AbortSignal): AsyncGenerator<AtRecord, void> {
+    for (const fullName of await this.scan(options, signal)) {
+      const name = recordNameOf(fullName, this.#options.atSign);
+      const record = name && (await this.get(name, {}, signal));
+      if (record) yield record;
+    }
   }
 
   async #protect(

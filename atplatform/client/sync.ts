@@ -14,7 +14,8 @@ import { update } from "../protocol/verbs/update.js";
 import type { AtClient } from "./at-client.js";
 import { AnswerInvalid } from "./errors.js";
 import { parseRecordJson } from "./record-json.js";
-import type { AtRecord, PutOptions, RecordName } from "./records.js";
+import type { RecordName } from "./record-name.js";
+import type { AtRecord, PutOptions } from "./records.js";
 import type { LocalChange, PushResult, ServerEntry, SyncStore } from "./sync-store.js";
 
 export interface SyncOptions {

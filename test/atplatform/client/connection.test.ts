@@ -188,6 +188,18 @@ t.test("Connection", async (t) => {
     );
   });
 
+  t.test("sends no second command along with one", async (t) => {
+    await withScript(
+      (peer) => peer.answer((line) => `data:${line}\n@`),
+      async (connection) => {
+        for (const line of ["scan\ndelete:x@alice", "scan\r\n"]) {
+          await t.rejects(connection.send(line, {}, never), { code: "SYNTAX_INVALID" });
+        }
+        t.equal(await connection.send("scan", {}, never), "scan");
+      },
+    );
+  });
+
   t.test("bounds the commands that wait", async (t) => {
     await withScript(
       hear(2),

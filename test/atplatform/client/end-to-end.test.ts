@@ -120,6 +120,18 @@ t.test("records", async (t) => {
     t.equal(await other.get({ key: "nothing.demo", for: "public", by: alice }, {}, never), undefined);
   });
 
+  await t.test("are read one after the other, also the copies of another's", async (t) => {
+    await other.put({ key: "mine.list" }, "self", {}, never);
+    await other.put({ key: "open.list", for: "public" }, "public", {}, never);
+    await other.put({ key: "theirs.list", for: alice }, "shared", {}, never);
+    await client.put({ key: "copy.list", for: bob }, "copied", { ttrSeconds: -1 }, never);
+    await other.get({ key: "copy.list", by: alice }, {}, never);
+    const found = new Map<string, string | null>();
+    for await (const { key, value } of other.readAll({ regex: "\\.list@" }, never)) found.set(key, value);
+    t.same([...found.values()].sort(), ["copied", "public", "self", "shared"]);
+    for await (const record of other.readAll({}, never)) t.notMatch(record.key, /shared_key|publickey/u);
+  });
+
   await t.test("have metadata that is read and changed without the value", async (t) => {
     const name = { key: "meta.demo", for: bob };
     t.equal(await client.metadataOf(name, never), undefined);
