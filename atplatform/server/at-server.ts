@@ -19,6 +19,7 @@ import { PasscodeGuard } from "./passcode-guard.js";
 import { Cache } from "./outbound/cache.js";
 import { Peers } from "./outbound/peers.js";
 import { Refusal } from "./refusal.js";
+import { RateLimit } from "./rate-limit.js";
 import type { Reply } from "./reply.js";
 import type { Resolver } from "./resolver.js";
 import type { Services } from "./services.js";
@@ -131,6 +132,10 @@ export class AtServer implements Disposable {
       visits: new Visits(db, clock),
       throttle: new FailureThrottle(clock),
       passcodes: new PasscodeStore(db),
+      enrollLimit: new RateLimit(clock, {
+        max: settings.enrollRequestsPerAddressMax,
+        frameMs: settings.enrollTimeFrameMs,
+      }),
       passcodeGuard: new PasscodeGuard(clock, settings.invalidOtpDelayMaxMs),
       connections,
     };

@@ -10,6 +10,7 @@ import type { MonitorHub } from "./monitors.js";
 import type { Cache } from "./outbound/cache.js";
 import type { Peers } from "./outbound/peers.js";
 import type { PasscodeGuard } from "./passcode-guard.js";
+import type { RateLimit } from "./rate-limit.js";
 import type { AtServerSettings } from "./settings.js";
 import type { EnrollmentStore } from "./store/enrollment-store.js";
 import type { KeyStore } from "./store/key-store.js";
@@ -45,5 +46,7 @@ export interface Services {
   readonly throttle: FailureThrottle;
   readonly passcodes: PasscodeStore;
   readonly passcodeGuard: PasscodeGuard;
+  /** Enrolment requests by address: a new connection does not begin anew. */
+  readonly enrollLimit: RateLimit;
   readonly connections: Pick<ConnectionSet, "dropEnrollment" | "size">;
 }

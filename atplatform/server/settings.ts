@@ -17,6 +17,8 @@ export interface AtServerSettings {
   readonly syncPageEntries: number;
   readonly syncPageBytes: number;
   readonly enrollRequestsMax: number;
+  /** Of all connections from one address: generous, a fleet may sit behind it. */
+  readonly enrollRequestsPerAddressMax: number;
   readonly enrollTimeFrameMs: number;
   readonly enrollExpiryMs: number;
   readonly invalidOtpDelayMaxMs: number;
@@ -48,6 +50,7 @@ export const defaultSettings: AtServerSettings = {
   syncPageEntries: 25,
   syncPageBytes: 5_242_880,
   enrollRequestsMax: 5,
+  enrollRequestsPerAddressMax: 200,
   enrollTimeFrameMs: HOUR_MS,
   enrollExpiryMs: 48 * HOUR_MS,
   invalidOtpDelayMaxMs: 55_000,

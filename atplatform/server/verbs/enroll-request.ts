@@ -74,11 +74,15 @@ const isRepeat = (other: Enrollment, { otp, apkamPublicKey }: Wanted): boolean =
   other.otp?.toLowerCase() === otp.toLowerCase() &&
   other.apkamPublicKey === apkamPublicKey;
 
-function limitRate({ enrollRequestsMs }: Session, { settings, clock }: Services): void {
+function limitRate(session: Session, { settings, clock, enrollLimit }: Services): void {
+  const { enrollRequestsMs, remoteAddress } = session;
   const now = clock.monotonicMs();
-  while (enrollRequestsMs[0] !== undefined && now - enrollRequestsMs[0] > settings.enrollTimeFrameMs)
+  while (enrollRequestsMs[0] !== undefined && now - enrollRequestsMs[0] > settings.enrollTimeFrameMs) {
     enrollRequestsMs.shift();
-  if (enrollRequestsMs.length >= settings.enrollRequestsMax) {
+  }
+  const isFromOwner = session.authentication !== undefined;
+  const isWithin = enrollRequestsMs.length < settings.enrollRequestsMax;
+  if (!isWithin || (!isFromOwner && !enrollLimit.allows(remoteAddress))) {
     throw refused("Enrollment requests have exceeded the limit within the specified time frame");
   }
   enrollRequestsMs.push(now);

@@ -325,6 +325,21 @@ t.test("an enrolment connection ends when its enrolment does", async (t) => {
   );
 });
 
+t.test("requests are limited per address, too: a new connection does not begin anew", async (t) => {
+  await using world = await WireWorld.open(t.testdir(), { settings: { ...settings, enrollRequestsPerAddressMax: 2 } });
+  await world.add("@alice");
+  await world.activate("@alice");
+  const A = await world.pkam("@alice");
+  const replies: string[] = [];
+  for (const deviceName of ["one", "two", "three"]) {
+    const U = await world.unauthenticated("@alice");
+    replies.push(await U.ask(request(await A.data("otp:get"), { deviceName })));
+    U.close();
+  }
+  t.match(replies[1], /pending/u);
+  t.match(replies[2], /^error:AT0011-Exception: Enrollment requests have exceeded the limit/u);
+});
+
 t.test("requests are limited per connection", async (t) => {
   await using world = await WireWorld.open(t.testdir(), { settings: { ...settings, enrollRequestsMax: 2 } });
   await world.add("@alice");

@@ -285,6 +285,19 @@ t.test("9.7 two servers", async (t) => {
     t.match(await A.ask("lookup:a.b@evil"), /^error:AT0008-Handshake failure : /u);
   });
 
+  await t.test("a peer that does not answer costs its time, and no more", async (t) => {
+    const mute = createServer({ ...bobIdentity }, (socket) => void socket.on("error", () => undefined));
+    await new Promise<void>((resolve) => mute.listen(0, "127.0.0.1", resolve));
+    t.teardown(() => mute.close());
+    point(alice.platform, "mute", (mute.address() as AddressInfo).port);
+    const startMs = performance.now();
+    const slow = (await alice.pkam("@alice")).ask("lookup:a.b@mute", 12_000);
+    t.equal(await A.data("notify:id:meanwhile:@bob:m.wavi@alice:v"), "meanwhile");
+    await eventually(A, "notify:status:meanwhile", "data:delivered\n@alice@");
+    t.ok(performance.now() - startMs < 4_000, "others are served meanwhile");
+    t.match(await slow, /^error:AT00(?:04|08|23)-/u);
+  });
+
   await t.test("a peer with another's certificate, or none that we trust, is refused", async (t) => {
     const strangerCa = await DevCa.open(t.testdir(), systemClock);
     const stranger = await alice.connect(alice.portOf("@alice"), await strangerCa.leafFor(["localhost"]));
