@@ -1,3 +1,4 @@
+import { isAscii } from "node:buffer";
 import { timingSafeEqual } from "node:crypto";
 import { SyntaxInvalid } from "./errors.js";
 
@@ -8,12 +9,17 @@ export const utf8 = (text: string): Buffer => Buffer.from(text, "utf8");
 
 /** Text of UTF-8 bytes. @throws {SyntaxInvalid} on bytes that are not UTF-8. */
 export function fromUtf8(bytes: Uint8Array): string {
+  // Several times faster than the decoder, and what most text is.
+  if (isAscii(bytes)) return asBuffer(bytes).toString("latin1");
   try {
     return strictUtf8.decode(bytes);
   } catch (cause) {
     throw new SyntaxInvalid("expected UTF-8 text", { cause });
   }
 }
+
+const asBuffer = (bytes: Uint8Array): Buffer =>
+  bytes instanceof Buffer ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 
 const BASE64 = /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/u;
 

@@ -33,6 +33,12 @@ export class LineFramer {
     const lines: Buffer[] = [];
     let from = 0;
     for (let at = bytes.indexOf(LF); at !== -1; at = bytes.indexOf(LF, from)) {
+      // A line that is whole in the chunk needs no holding.
+      if (this.#heldBytes === 0 && !this.#skipping && at - from <= this.#maxBytes) {
+        lines.push(withoutCr(bytes.subarray(from, at)));
+        from = at + 1;
+        continue;
+      }
       this.#hold(bytes.subarray(from, at));
       from = at + 1;
       const line = withoutCr(this.#held.length === 1 && this.#held[0] ? this.#held[0] : Buffer.concat(this.#held));

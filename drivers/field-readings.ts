@@ -15,20 +15,15 @@ const MAX_TEXT = 1024;
 
 /** The readings that a message has; fields that are missing, or are no number, text or truth value, give none. */
 export function fieldReadings(message: unknown, fields: readonly Field[], timeMs: number): Reading[] {
-  return fields.flatMap((field) => {
-    const value = readingValue(valueAt(message, field.pointer), field.scale, field.offset);
-    return value === undefined ? [] : [fieldReading(field, value, timeMs)];
-  });
-}
-
-function fieldReading(field: Field, value: Reading["value"], timeMs: number): Reading {
-  return {
-    name: field.name,
-    value,
-    timeMs,
-    class: field.class,
-    ...(field.unit === undefined ? {} : { unit: field.unit }),
-  };
+  const readings: Reading[] = [];
+  for (const { pointer, name, unit, class: readingClass, scale, offset } of fields) {
+    const value = readingValue(valueAt(message, pointer), scale, offset);
+    if (value === undefined) continue;
+    // Two literals: a spread would take half of the time of a line.
+    if (unit === undefined) readings.push({ name, value, timeMs, class: readingClass });
+    else readings.push({ name, value, timeMs, class: readingClass, unit });
+  }
+  return readings;
 }
 
 /** The value as readings have it, or `undefined`: numbers finite, texts of at most 1,024 characters. */

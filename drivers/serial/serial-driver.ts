@@ -153,12 +153,20 @@ class SerialDriver implements Driver {
 
   #take(frames: readonly Uint8Array[], pending: InOrder, signal: AbortSignal): void {
     const timeMs = this.#deps.clock.now();
-    const messages = frames.flatMap((frame) => this.#message(frame));
-    if (messages.length === 0) return;
-    const readings = messages.flatMap((fields) => this.#readings(fields, timeMs));
-    const acks = messages.flatMap((fields) => this.#ack(fields));
+    const readings: Reading[] = [];
+    const acks: Uint8Array[] = [];
+    let messages = 0;
+    for (const frame of frames) {
+      const fields = this.#message(frame);
+      if (!fields) continue;
+      messages += 1;
+      for (const reading of this.#readings(fields, timeMs)) readings.push(reading);
+      const ack = this.#ack(fields);
+      if (ack) acks.push(ack);
+    }
+    if (messages === 0) return;
     const work = readings.length > 0 ? this.#deps.publish(readings) : Promise.resolve();
-    pending.add(work, messages.length, async () => {
+    pending.add(work, messages, async () => {
       if (acks.length === 0) return;
       await this.#port.write(Buffer.concat(acks), signal);
       this.#acks += acks.length;
@@ -166,20 +174,20 @@ class SerialDriver implements Driver {
   }
 
   /** The fields of a frame with readings; noise and answers are dealt with here. */
-  #message(frame: Uint8Array): Fields[] {
-    if (frame.length === 0) return [];
+  #message(frame: Uint8Array): Fields | undefined {
+    if (frame.length === 0) return undefined;
     const fields = this.#content.parse(frame);
     if (!fields) {
       this.#noise += 1;
-      return [];
+      return undefined;
     }
     if (this.#awaited?.matches(fields)) {
       this.#awaited.resolve(fields);
-      return [];
+      return undefined;
     }
-    if (!this.#answersById || valueAt(fields, this.#config.answerId) === undefined) return [fields];
+    if (!this.#answersById || valueAt(fields, this.#config.answerId) === undefined) return fields;
     this.#strayAnswers += 1;
-    return [];
+    return undefined;
   }
 
   #readings(fields: Fields, timeMs: number): Reading[] {
@@ -190,15 +198,15 @@ class SerialDriver implements Driver {
     });
   }
 
-  #ack(fields: Fields): Uint8Array[] {
+  #ack(fields: Fields): Uint8Array | undefined {
     const { ack } = this.#config;
     if (ack === undefined || this.#ackNames.some((name) => readingValue(valueAt(fields, [name])) === undefined)) {
-      return [];
+      return undefined;
     }
     try {
-      return [this.#encode(fillText(ack, fields))];
+      return this.#encode(fillText(ack, fields));
     } catch {
-      return []; // A field with control characters or the like: no line can be made of it.
+      return undefined; // A field with control characters or the like: no line can be made of it.
     }
   }
 
