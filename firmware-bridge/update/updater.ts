@@ -47,7 +47,8 @@ const RESET_PAUSE_MS = 300;
 export class Updater {
   readonly #options: UpdaterOptions;
   #memory: UpdateMemory;
-  #busy = false;
+  /** The run that is carrying an update on. */
+  #running: Promise<void> | undefined;
   #probeEndMs: number | undefined;
 
   private constructor(options: UpdaterOptions, memory: UpdateMemory) {
@@ -79,7 +80,7 @@ export class Updater {
    * @throws {ManifestRefused} and {CommandRefused} when another update is under way.
    */
   async begin(signed: SignedManifest): Promise<number> {
-    if (this.isUnderWay()) throw new CommandRefused("another update is under way");
+    await this.#ended();
     const manifest = openManifest(signed, this.#options.publicKeys);
     const { target, hardware, store, clock } = this.#options;
     if (manifest.target !== target) throw new ManifestRefused(`the image is for ${manifest.target}, not for ${target}`);
@@ -117,7 +118,7 @@ export class Updater {
    * @throws {CommandRefused} when there is none, or it is below the floor.
    */
   async rollback(): Promise<void> {
-    if (this.isUnderWay()) throw new CommandRefused("another update is under way");
+    await this.#ended();
     const { update, installed, floor } = this.#memory;
     if (update?.step !== "confirmed" || !update.previousHash)
       throw new CommandRefused("there is no update to go back from");
@@ -139,6 +140,7 @@ export class Updater {
 
   /** Raises the floor to the counter of the confirmed image: nothing older is installed any more. */
   async seal(): Promise<number> {
+    await this.#ended();
     const { update } = this.#memory;
     if (update?.step !== "confirmed") throw new CommandRefused("the last update is not confirmed");
     this.#memory = { ...this.#memory, floor: Math.max(this.#memory.floor, update.counter) };
@@ -148,18 +150,28 @@ export class Updater {
 
   /** Carries an update on until its end, for as long as it takes. Returns at once when there is none. */
   async run(signal: AbortSignal): Promise<void> {
-    if (this.#busy || !this.isUnderWay()) return;
-    this.#busy = true;
+    if (this.#running || !this.isUnderWay()) return;
+    this.#running = this.#carryOn(signal);
     try {
-      for (const waitMs of backoff({ firstMs: 200, maxMs: 5000 })) {
-        const reason = await this.#attempt(signal);
-        if (!this.isUnderWay()) return;
-        await this.#options.clock.sleep(Math.max(50, waitMs), signal);
-        if (reason) this.#options.log.debug({ reason }, "firmware update goes on");
-      }
+      await this.#running;
     } finally {
-      this.#busy = false;
+      this.#running = undefined;
     }
+  }
+
+  async #carryOn(signal: AbortSignal): Promise<void> {
+    for (const waitMs of backoff({ firstMs: 200, maxMs: 5000 })) {
+      const reason = await this.#attempt(signal);
+      if (!this.isUnderWay()) return;
+      await this.#options.clock.sleep(Math.max(50, waitMs), signal);
+      if (reason) this.#options.log.debug({ reason }, "firmware update goes on");
+    }
+  }
+
+  /** The update before has ended for those who ask, but its last file may not be gone yet. */
+  async #ended(): Promise<void> {
+    if (this.isUnderWay()) throw new CommandRefused("another update is under way");
+    await this.#running?.catch(() => undefined);
   }
 
   /** Goes as far as it can; gives what stopped it. */

@@ -10,7 +10,7 @@ import type { Driver } from "../../core/driver.js";
 import { openLinkDriver } from "../../firmware-bridge/link/link-driver.js";
 import { compareVersions, type Manifest, openManifest, signManifest } from "../../firmware-bridge/update/manifest.js";
 import { BoardProcess, imageOf, installImage } from "./board-process.js";
-import { Host, linkConfig, never, until } from "./link-rig.js";
+import { Host, linkConfig, never, until, type Wire } from "./link-rig.js";
 
 const signer = nacl.sign.keyPair();
 const keys = [Buffer.from(signer.publicKey).toString("base64")];
@@ -72,6 +72,7 @@ type Rig = Awaited<ReturnType<typeof rigOf>>;
 async function supervised<T>(
   rig: Rig,
   work: (call: (command: string, args?: Record<string, unknown>) => Promise<unknown>) => Promise<T>,
+  wire: Wire = {},
 ): Promise<T> {
   const stop = new AbortController();
   let driver: Driver | undefined;
@@ -79,7 +80,7 @@ async function supervised<T>(
     while (!stop.signal.aborted) {
       try {
         const config = linkConfig(rig.board, { firmware, keepAliveMs: 300, openTimeoutMs: 3000 });
-        driver = await openLinkDriver(config, rig.host.deps(), stop.signal);
+        driver = await openLinkDriver(config, rig.host.deps(wire), stop.signal);
         await driver.run(stop.signal);
       } catch {
         // The board is away; a moment later.
@@ -274,6 +275,32 @@ t.test("A board whose power is cut at any step ends with the old or the new firm
         await rig.powerCut();
         t.match(running(rig.board), /^[12]\.0\.0$/u);
       });
+      t.equal(await rig.board.end(), 0, rig.board.errors);
+    });
+  }
+});
+
+t.test("A cable that is cut at any step, and plugged in again, leaves the old or the new firmware", async (t) => {
+  for (const step of ["leased", "uploaded", "tested", "probed"]) {
+    t.test(`at ${step}`, async (t) => {
+      await using rig = await rigOf();
+      let isCut = false;
+      const pass = (bytes: Uint8Array): Uint8Array => (isCut ? new Uint8Array() : bytes);
+      const work = async (
+        call: (command: string, args?: Record<string, unknown>) => Promise<unknown>,
+      ): Promise<void> => {
+        const cut = until(() => rig.host.logged.some((line) => line["step"] === step), step).then(async () => {
+          isCut = true;
+          await new Promise((resolve) => setTimeout(resolve, 1500));
+          isCut = false;
+        });
+        await push(call, imageOf("G", "2.0.0", 30_000));
+        await cut;
+        const update = await endOf(call);
+        checkEnd(t, rig, update);
+        t.equal(update?.step, "confirmed", "in time before the trial ends");
+      };
+      await supervised(rig, work, { toBoard: pass, toHost: pass });
       t.equal(await rig.board.end(), 0, rig.board.errors);
     });
   }
