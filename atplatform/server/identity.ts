@@ -1,5 +1,6 @@
 import { X509Certificate, createPrivateKey } from "node:crypto";
-import { readFile } from "node:fs/promises";
+import { readFile, rm } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import { createSecureContext, rootCertificates, type SecureContext } from "node:tls";
 import type { Clock } from "../../core/clock.js";
 import { EdgeError } from "../../core/errors.js";
@@ -60,6 +61,8 @@ export class Identities {
   async forHost(host: string): Promise<ServerIdentity> {
     if (this.devCa) return await this.devCa.leafFor(isLoopback(host) ? [...LOOPBACK_NAMES] : [host]);
     const { certFile = "", keyFile = "" } = this.#options.files ?? {};
+    // By this file the reference's certificate updater asks for a reload, and learns that it was done (spec 10.3).
+    await rm(join(dirname(certFile.replaceAll("{host}", host)), "restart"), { force: true });
     const [cert, key] = await Promise.all([
       readFile(certFile.replaceAll("{host}", host), "utf8"),
       readFile(keyFile.replaceAll("{host}", host), "utf8"),

@@ -1,6 +1,7 @@
 import { join } from "node:path";
 import { connect } from "node:tls";
-import { copyFile, mkdir } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { copyFile, mkdir, writeFile } from "node:fs/promises";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import fc from "fast-check";
@@ -225,7 +226,9 @@ t.test("certificate files are read again when they change, and open connections 
   const before = await open();
   t.equal(await before.chunk(), "@");
   await install("second");
+  await writeFile(join(dir, "cert", "restart"), "");
   await platform.refreshIdentities();
+  t.notOk(existsSync(join(dir, "cert", "restart")), "the updater learns that it was done");
   const after = await open();
   t.match(after.socket.getPeerCertificate().subjectaltname, /second\.example/u);
   t.notMatch(before.socket.getPeerCertificate().subjectaltname, /second/u);
