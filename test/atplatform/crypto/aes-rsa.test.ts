@@ -51,16 +51,19 @@ const bytes = (base64: string): Buffer => Buffer.from(base64, "base64");
 t.test("AES-256-CTR with padding", async (t) => {
   const aes = vectors<AesVectors>("aes-ctr.json");
 
-  t.test("gives the bytes that at_c, at_python, at_java, at_go and OpenSSL give, and reads them back (trap 2)", async (t) => {
-    t.equal(aes.encrypt.length, 26);
-    for (const vector of aes.encrypt) {
-      const plain =
-        vector.plaintextUtf8 !== undefined ? Buffer.from(vector.plaintextUtf8) : bytes(vector.plaintextBase64 ?? "");
-      const [key, iv] = [parseAesKey(vector.keyBase64), parseIv(vector.ivBase64)];
-      t.equal(encryptAes(plain, key, iv).toString("base64"), vector.ciphertextBase64, vector.name);
-      t.same(decryptAes(bytes(vector.ciphertextBase64), key, iv), { bytes: plain, padded: true }, vector.name);
-    }
-  });
+  t.test(
+    "gives the bytes that at_c, at_python, at_java, at_go and OpenSSL give, and reads them back (trap 2)",
+    async (t) => {
+      t.equal(aes.encrypt.length, 26);
+      for (const vector of aes.encrypt) {
+        const plain =
+          vector.plaintextUtf8 !== undefined ? Buffer.from(vector.plaintextUtf8) : bytes(vector.plaintextBase64 ?? "");
+        const [key, iv] = [parseAesKey(vector.keyBase64), parseIv(vector.ivBase64)];
+        t.equal(encryptAes(plain, key, iv).toString("base64"), vector.ciphertextBase64, vector.name);
+        t.same(decryptAes(bytes(vector.ciphertextBase64), key, iv), { bytes: plain, padded: true }, vector.name);
+      }
+    },
+  );
 
   t.test("takes off padding by the strict rule only, and flags the rest", async (t) => {
     const padded = new Map([
@@ -166,47 +169,50 @@ t.test("RSA", async (t) => {
     );
   });
 
-  t.test("answers every malformed message with a key that depends on it alone, never with an error (traps 4 and 5)", async (t) => {
-    const key = Buffer.alloc(32, 0x5a);
-    const text = Buffer.from(key.toString("base64"));
-    const block = (change: (block: Buffer) => void): string => {
-      const good = Buffer.concat([Buffer.from([0, 2]), Buffer.alloc(209, 0xaa), Buffer.from([0]), text]);
-      change(good);
-      return raw(good);
-    };
-    t.same(
-      decryptAesKey(
-        block(() => {}),
-        bob,
-      ),
-      key,
-      "the same block unchanged is fine",
-    );
-    const malformed = [
-      ...rsa.negative.map(({ ciphertextBase64 }) => ciphertextBase64),
-      block((b) => b.writeUInt8(1, 0)),
-      block((b) => b.writeUInt8(1, 1)),
-      block((b) => b.writeUInt8(0, 2)),
-      block((b) => b.writeUInt8(0, 9)),
-      block((b) => b.writeUInt8(0, 210)),
-      block((b) => b.writeUInt8(7, 211)),
-      block((b) => b.writeUInt8(0x21, 212)), // "!" is no base64
-      block((b) => b.writeUInt8(0xff, 230)),
-      block((b) => b.writeUInt8(0x41, 255)), // no "=" at the end
-      block((b) => b.writeUInt8(b.readUInt8(254) + 1, 254)), // bits after the last byte
-      pkcs1(text.subarray(1)),
-      pkcs1(Buffer.concat([text, text])),
-      pkcs1(Buffer.alloc(0)),
-      pkcs1(key),
-    ];
-    const dummies = malformed.map((encrypted) => decryptAesKey(encrypted, bob));
-    for (const [at, dummy] of dummies.entries()) {
-      t.equal(dummy.length, 32);
-      t.notSame(dummy, key);
-      t.same(decryptAesKey(malformed[at] ?? "", bob), dummy, "it is the same the next time");
-    }
-    t.equal(new Set(dummies.map((dummy) => dummy.toString("hex"))).size, malformed.length, "no two are equal");
-  });
+  t.test(
+    "answers every malformed message with a key that depends on it alone, never with an error (traps 4 and 5)",
+    async (t) => {
+      const key = Buffer.alloc(32, 0x5a);
+      const text = Buffer.from(key.toString("base64"));
+      const block = (change: (block: Buffer) => void): string => {
+        const good = Buffer.concat([Buffer.from([0, 2]), Buffer.alloc(209, 0xaa), Buffer.from([0]), text]);
+        change(good);
+        return raw(good);
+      };
+      t.same(
+        decryptAesKey(
+          block(() => {}),
+          bob,
+        ),
+        key,
+        "the same block unchanged is fine",
+      );
+      const malformed = [
+        ...rsa.negative.map(({ ciphertextBase64 }) => ciphertextBase64),
+        block((b) => b.writeUInt8(1, 0)),
+        block((b) => b.writeUInt8(1, 1)),
+        block((b) => b.writeUInt8(0, 2)),
+        block((b) => b.writeUInt8(0, 9)),
+        block((b) => b.writeUInt8(0, 210)),
+        block((b) => b.writeUInt8(7, 211)),
+        block((b) => b.writeUInt8(0x21, 212)), // "!" is no base64
+        block((b) => b.writeUInt8(0xff, 230)),
+        block((b) => b.writeUInt8(0x41, 255)), // no "=" at the end
+        block((b) => b.writeUInt8(b.readUInt8(254) + 1, 254)), // bits after the last byte
+        pkcs1(text.subarray(1)),
+        pkcs1(Buffer.concat([text, text])),
+        pkcs1(Buffer.alloc(0)),
+        pkcs1(key),
+      ];
+      const dummies = malformed.map((encrypted) => decryptAesKey(encrypted, bob));
+      for (const [at, dummy] of dummies.entries()) {
+        t.equal(dummy.length, 32);
+        t.notSame(dummy, key);
+        t.same(decryptAesKey(malformed[at] ?? "", bob), dummy, "it is the same the next time");
+      }
+      t.equal(new Set(dummies.map((dummy) => dummy.toString("hex"))).size, malformed.length, "no two are equal");
+    },
+  );
 
   t.test("decodes base64 in constant time as Node does, and rejects what Node would skip (trap 50)", async () => {
     const texts = fc.oneof(
