@@ -1,23 +1,22 @@
 import { join } from "node:path";
-import type { SecureContext } from "node:tls";
-import { domainToASCII } from "node:url";
 import { systemClock, type Clock } from "../../core/clock.js";
-import { codeOf, EdgeError } from "../../core/errors.js";
+import { EdgeError } from "../../core/errors.js";
 import type { DiskSync } from "../../core/group-commit.js";
 import { silentLog, type Log } from "../../core/log.js";
 import { makeFolder } from "../../core/make-folder.js";
 import { Scope, type Disposable } from "../../core/scope.js";
 import { DirectoryServer } from "../directory/directory-server.js";
-import { bareAtSign, parseAtSign, type AtSign } from "../protocol/at-sign.js";
+import { parseAtSign, type AtSign } from "../protocol/at-sign.js";
 import type { DirectoryAddress } from "../transport/directory.js";
 import { formatHostPort, type HostPort } from "../transport/host-port.js";
-import { listenTls, type ListenOptions, type ServerIdentity, type TlsListener } from "../transport/listen.js";
-import { AtServer } from "./at-server.js";
+import type { ServerIdentity } from "../transport/listen.js";
+import type { AtServer } from "./at-server.js";
 import { lockFolder } from "./folder-lock.js";
 import { Identities, isLoopback, type CertificateFiles } from "./identity.js";
 import { makeCramSecret, PlatformStore, type HostedAtSign, type Transfer } from "./platform-store.js";
-import { candidates, explained, NoPortLeft, type PortRange } from "./ports.js";
-import { localResolver, remoteResolver, type Resolver } from "./resolver.js";
+import { explained, type PortRange } from "./ports.js";
+import { localResolver, remoteResolver } from "./resolver.js";
+import { RunningServers, type RunningServersOptions } from "./running-servers.js";
 import { defaultSettings, type AtServerSettings } from "./settings.js";
 import { exportFile } from "./transfer.js";
 
@@ -66,18 +65,6 @@ export interface AddedAtSign extends HostPort {
 export const openPlatform = (options: PlatformOptions, signal: AbortSignal): Promise<Platform> =>
   Platform.open(options, signal);
 
-interface Running {
-  readonly server: AtServer;
-  /** `undefined`: it is reached by the shared port. */
-  readonly listener: TlsListener | undefined;
-  /** What clients are told. */
-  readonly host: string;
-  readonly port: number;
-  identity: ServerIdentity;
-  /** For peers, and for clients on the shared port. */
-  context: SecureContext;
-}
-
 /** An atPlatform in one process: an atDirectory and any number of atServers. */
 export class Platform implements Disposable {
   /** What clients need to trust; empty with certificates of a public authority. */
@@ -86,16 +73,13 @@ export class Platform implements Disposable {
   readonly host: string;
   readonly store: PlatformStore;
   readonly #options: PlatformOptions;
-  readonly #bind: string;
   readonly #signal: AbortSignal;
   readonly #scope: Scope;
   readonly #log: Log;
   readonly #clock: Clock;
-  readonly #running = new Map<AtSign, Running>();
+  readonly #running: RunningServers;
   readonly #identities: Identities;
-  readonly #resolver: Resolver;
   #identity: ServerIdentity;
-  #shared: TlsListener | undefined;
   #directory: DirectoryServer | undefined;
   #syncing: Promise<void> = Promise.resolve();
   #seenVersion = -1;
@@ -113,7 +97,6 @@ export class Platform implements Disposable {
     const { identities, identity, store, scope } = parts;
     this.#options = options;
     this.host = hostOf(options);
-    this.#bind = options.bind ?? (isLoopback(this.host) ? "127.0.0.1" : "::");
     this.#log = options.log ?? silentLog;
     this.#clock = options.clock ?? systemClock;
     this.store = store;
@@ -122,10 +105,7 @@ export class Platform implements Disposable {
     this.caPem = identities.devCa?.caPem ?? options.extraCaPem ?? "";
     this.caFile = identities.devCa?.caFile;
     this.#identities = identities;
-    const { directory, extraCaPem: ca } = options;
-    this.#resolver = directory
-      ? remoteResolver(directory, { ca, clock: this.#clock }, signal)
-      : localResolver(store.directory);
+    this.#running = scope.use(new RunningServers(serversOptions(options, parts, signal), signal));
     this.#identity = identity;
   }
 
@@ -159,11 +139,11 @@ export class Platform implements Disposable {
   }
 
   get servers(): readonly AtServer[] {
-    return [...this.#running.values()].map(({ server }) => server);
+    return this.#running.all.map(({ server }) => server);
   }
 
   list(): readonly (HostPort & { readonly atSign: AtSign })[] {
-    return [...this.#running.values()].map(({ server, host, port }) => ({ atSign: server.atSign, host, port }));
+    return this.#running.all.map(({ server, host, port }) => ({ atSign: server.atSign, host, port }));
   }
 
   /**
@@ -182,7 +162,7 @@ export class Platform implements Disposable {
       await this.#sync();
     } catch (error) {
       // It may be another one that could not be started.
-      if (!this.#running.has(atSign)) {
+      if (!this.#running.get(atSign)) {
         this.store.markRemoved(atSign);
         await this.store.forget(atSign);
         throw error;
@@ -203,12 +183,8 @@ export class Platform implements Disposable {
   /** Lets what is in flight finish, then ends; aborting `signal` abandons it. */
   async close(signal: AbortSignal): Promise<void> {
     this.#directory?.stopAnswering();
-    const closing = [...this.#running.values()].map(async ({ server, listener }) => {
-      listener?.stopAccepting();
-      await server.close(signal);
-    });
-    this.#shared?.stopAccepting();
-    await Promise.all(closing);
+    await this.#syncing;
+    await this.#running.close(signal);
     await this[Symbol.asyncDispose]();
   }
 
@@ -218,39 +194,22 @@ export class Platform implements Disposable {
 
   async #start(): Promise<void> {
     const { directoryPort = 0 } = this.#options;
-    this.#scope.defer(() => this.#stopAll());
+    this.#scope.defer(() => this.#syncing);
     const find = (name: string): string | undefined => {
       const entry = this.store.directory.find(name);
       return entry && formatHostPort(entry);
     };
-    const open = { host: this.#bind, port: directoryPort, identity: this.#identity, find };
+    const open = { host: bindOf(this.#options), port: directoryPort, identity: this.#identity, find };
     const directory = DirectoryServer.open({ ...open, clock: this.#clock, log: this.#log }, this.#signal);
     this.#directory = this.#scope.use(await explained(directory, "the atDirectory", directoryPort));
-    if (this.#options.sharedPort !== undefined) await this.#openSharedPort(this.#options.sharedPort);
+    const { sharedPort } = this.#options;
+    if (sharedPort !== undefined) await this.#running.openSharedPort(sharedPort, this.#identity);
     await this.#sync();
     const polls = [
       setInterval(() => this.#pollStore(), POLL_MS),
       setInterval(() => this.#pollHealth(), HEALTH_POLL_MS).unref(),
     ];
     this.#scope.defer(() => polls.forEach((poll) => clearInterval(poll)));
-  }
-
-  async #openSharedPort(port: number): Promise<void> {
-    const contextFor = (name: string): SecureContext | undefined => this.#byHost(name)?.context;
-    const opening = listenTls(
-      { ...this.#listenOptions(this.#log, this.#identity), port, contextFor },
-      async (channel, stop) => {
-        const name = channel.serverName;
-        if (name !== undefined) await this.#byHost(name)?.server.serve(channel, stop);
-      },
-      this.#signal,
-    );
-    this.#shared = this.#scope.use(await explained(opening, "all atServers", port));
-  }
-
-  #byHost(name: string): Running | undefined {
-    const host = name.toLowerCase();
-    return [...this.#running.values()].find((running) => running.host === host);
   }
 
   /** Reads certificates anew. Open connections stay as they are; new ones see the new certificate. */
@@ -261,13 +220,7 @@ export class Platform implements Disposable {
       this.#directory?.setIdentity(identity);
       this.#log.info({ host: this.host }, "certificate renewed");
     }
-    for (const running of this.#running.values()) {
-      const own = await this.#identities.forHost(running.host);
-      if (own.cert === running.identity.cert) continue;
-      running.identity = own;
-      running.context = this.#identities.context(own);
-      running.listener?.setIdentity(own);
-    }
+    await this.#running.refreshIdentities();
   }
 
   /** Every ten seconds, and by tests. */
@@ -310,7 +263,7 @@ export class Platform implements Disposable {
     for (const hosted of this.store.list()) {
       try {
         if (hosted.state === "removing") await this.#remove(hosted.atSign);
-        else if (!this.#running.has(hosted.atSign)) await this.#startServer(hosted);
+        else if (!this.#running.get(hosted.atSign)) await this.#running.start(hosted);
       } catch (error) {
         failures.push(error); // the others are not to suffer
       }
@@ -320,12 +273,14 @@ export class Platform implements Disposable {
 
   /** After a sync that the disk did not confirm, nobody knows what it holds: the file is to be opened anew. */
   async #stopFailed(): Promise<void> {
-    for (const [atSign, running] of this.#running) {
-      const { state, errorCode } = running.server.services.commits.health;
+    for (const { server } of this.#running.all) {
+      const { atSign, services } = server;
+      const { state, errorCode } = services.commits.health;
       if (state !== "failed") continue;
       this.#log.error({ atSign, code: errorCode }, "the disk failed; the atServer is restarted");
-      this.#running.delete(atSign);
-      await stop(running).catch((error: unknown) => this.#log.warn({ atSign, err: error }, "stopped with an error"));
+      await this.#running.stop(atSign).catch((error: unknown) => {
+        this.#log.warn({ atSign, err: error }, "stopped with an error");
+      });
     }
   }
 
@@ -334,7 +289,7 @@ export class Platform implements Disposable {
     const running = this.#running.get(atSign);
     try {
       if (!running) throw new EdgeError(`${atSign} does not run here`);
-      if (move) await this.#moveOut(atSign, running, path);
+      if (move) await this.#moveOut(atSign, path);
       else await running.server.export(path);
       this.store.endTransfer(atSign, "");
       this.#log.info({ atSign, moved: move }, "atSign exported");
@@ -344,108 +299,34 @@ export class Platform implements Disposable {
     }
   }
 
-  async #moveOut(atSign: AtSign, running: Running, path: string): Promise<void> {
-    this.#running.delete(atSign);
-    running.listener?.stopAccepting();
-    await running.server.close(AbortSignal.timeout(MOVE_GRACE_MS));
-    await stop(running);
+  async #moveOut(atSign: AtSign, path: string): Promise<void> {
+    await this.#running.stop(atSign, AbortSignal.timeout(MOVE_GRACE_MS));
     await exportFile(this.store.fileOf(atSign), atSign, path);
     await this.store.forget(atSign);
   }
 
   async #remove(atSign: AtSign): Promise<void> {
-    const running = this.#running.get(atSign);
-    this.#running.delete(atSign);
-    if (running) await stop(running);
+    await this.#running.stop(atSign);
     await this.store.forget(atSign);
     this.#log.info({ atSign }, "atServer removed");
   }
-
-  async #startServer(hosted: HostedAtSign): Promise<void> {
-    const { atSign } = hosted;
-    const ownHost = this.#shared ? domainToASCII(`${bareAtSign(atSign)}.${this.host}`) : this.host;
-    const host = hosted.host ?? ownHost;
-    const identity = await this.#identities.forHost(host);
-    const context = this.#identities.context(identity);
-    const server = await AtServer.open(
-      {
-        atSign,
-        path: this.store.fileOf(atSign),
-        settings: { ...defaultSettings, ...this.#options.settings },
-        ...(this.#options.disk && { disk: this.#options.disk }),
-        resolver: this.#resolver,
-        secureContext: () => this.#running.get(atSign)?.context ?? context,
-        clock: this.#clock,
-        log: this.#log,
-      },
-      this.#signal,
-    );
-    try {
-      const listener = this.#shared ? undefined : await this.#listenSomewhere(server, hosted, identity);
-      const port = listener?.port ?? this.#shared?.port ?? 0;
-      this.#running.set(atSign, { server, listener, host, port, identity, context });
-      this.store.setAddress(atSign, host, port);
-      this.#log.info({ atSign, host, port }, "atServer listens");
-    } catch (error) {
-      await server[Symbol.asyncDispose]();
-      throw error;
-    }
-  }
-
-  /** On the port of last time; if nobody chose that one, on another when it is in use. */
-  async #listenSomewhere(
-    server: AtServer,
-    { atSign, port, pinned }: HostedAtSign,
-    identity: ServerIdentity,
-  ): Promise<TlsListener> {
-    const { portRange } = this.#options;
-    const what = `the atServer of ${atSign}`;
-    if (pinned && port !== null) return await explained(this.#listen(server, port, identity), what, port);
-    const taken = new Set(this.store.list().map((other) => (other.atSign === atSign ? null : other.port)));
-    for (const candidate of candidates(port, portRange)) {
-      if (taken.has(candidate)) continue;
-      try {
-        return await this.#listen(server, candidate, identity);
-      } catch (error) {
-        if (codeOf(error) !== "EADDRINUSE") throw error;
-      }
-    }
-    throw new NoPortLeft(
-      `no port is left for ${what}${portRange ? ` from ${portRange.first} to ${portRange.last}` : ""}`,
-    );
-  }
-
-  #listen(server: AtServer, port: number, identity: ServerIdentity): Promise<TlsListener> {
-    const log = this.#log.child({ atSign: server.atSign });
-    return listenTls(
-      { ...this.#listenOptions(log, identity), port },
-      (channel, stop) => server.serve(channel, stop),
-      this.#signal,
-    );
-  }
-
-  #listenOptions(log: Log, identity: ServerIdentity): Omit<ListenOptions, "port"> {
-    return {
-      host: this.#bind,
-      identity,
-      clientCa: this.#identities.authoritiesPem,
-      onHandshakeError: (error) => log.debug({ reason: error.message }, "TLS handshake failed"),
-      onFailure: (error) => log.error({ err: error }, "a connection failed"),
-    };
-  }
-
-  async #stopAll(): Promise<void> {
-    await this.#syncing;
-    const all = [...this.#running.values()];
-    this.#running.clear();
-    await Promise.all(all.map(stop));
-  }
-}
-
-async function stop({ server, listener }: Running): Promise<void> {
-  listener?.stopAccepting();
-  await server[Symbol.asyncDispose]();
-  await listener?.[Symbol.asyncDispose]();
 }
 
 const hostOf = ({ host = "localhost" }: PlatformOptions): string => host;
+
+const bindOf = (options: PlatformOptions): string => options.bind ?? (isLoopback(hostOf(options)) ? "127.0.0.1" : "::");
+
+function serversOptions(
+  options: PlatformOptions,
+  { store, identities }: { readonly store: PlatformStore; readonly identities: Identities },
+  signal: AbortSignal,
+): RunningServersOptions {
+  const { directory, extraCaPem: ca, clock = systemClock, log = silentLog, portRange, disk } = options;
+  return {
+    ...{ store, identities, portRange, disk, clock, log },
+    resolver: directory ? remoteResolver(directory, { ca, clock }, signal) : localResolver(store.directory),
+    host: hostOf(options),
+    bind: bindOf(options),
+    settings: { ...defaultSettings, ...options.settings },
+  };
+}
