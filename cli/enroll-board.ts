@@ -1,4 +1,4 @@
-import { readFile, stat } from "node:fs/promises";
+import { readFile, rm, stat } from "node:fs/promises";
 import { resolve } from "node:path";
 import { text } from "node:stream/consumers";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -54,6 +54,7 @@ export async function enrollBoard(name: string, args: EnrollArguments): Promise<
   try {
     if (await exists(keyFile)) {
       await checkEnrolled(site, args, deadline.signal);
+      await rm(`${keyFile}.pending`, { force: true }); // the last run ended between the two
       tell(json, { type: "enrolled", atsign: atSign, device, keys: keyFile, already: true }, [
         `${atSign}: ${device} is enrolled already, with the keys in ${keyFile}`,
       ]);

@@ -52,6 +52,8 @@ export interface EnrollOptions extends ReachOptions {
 }
 
 interface Request {
+  /** What it asks for, in words. */
+  readonly purpose: string;
   readonly pkam: KeyPair;
   readonly symmetricKey: Uint8Array;
   readonly encryptedSymmetricKey: string;
@@ -82,11 +84,12 @@ export async function enroll(options: EnrollOptions, signal: AbortSignal): Promi
   const pendingFile = `${keyFile}.pending`;
   const dialer = dialerFor(options);
   const dial: Dial = (signal) => dialer.dial({}, signal);
-  const request = await filed(options, (await readPending(pendingFile)) ?? (await newRequest(dial, atSign, signal)), {
-    dial,
-    pendingFile,
-    signal,
-  });
+  const pending = await readPending(pendingFile);
+  const purpose = purposeOf(options);
+  if (pending && pending.purpose !== purpose)
+    throw new KeyFileInvalid(`${pendingFile} holds another request, for ${pending.purpose}: remove it to ask anew`);
+  const unfiled = pending ?? { ...(await newRequest(dial, atSign, signal)), purpose };
+  const request = await filed(options, unfiled, { dial, pendingFile, signal });
   const { enrollmentId } = request;
   options.onPending?.({ enrollmentId, fingerprint: requestFingerprint(request.encryptedSymmetricKey) });
   for (;;) {
@@ -105,7 +108,13 @@ export async function enroll(options: EnrollOptions, signal: AbortSignal): Promi
 
 type Dial = (signal: AbortSignal) => Promise<Connection>;
 
-async function newRequest(dial: Dial, atSign: AtSign, signal: AbortSignal): Promise<Request> {
+/** `atedge on north of @greenhouse, north.atedge:rw` */
+function purposeOf({ atSign, appName, deviceName, namespaces }: EnrollOptions): string {
+  const access = Object.entries(namespaces).map(([namespace, kind]) => `${namespace}:${kind}`);
+  return `${appName} on ${deviceName} of ${atSign}, ${access.sort().join(" ")}`;
+}
+
+async function newRequest(dial: Dial, atSign: AtSign, signal: AbortSignal): Promise<Omit<Request, "purpose">> {
   await using connection = await dial(signal);
   const line = lookup.format({ part: "value", bypassCache: false, entity: "publickey", owner: atSign });
   const publishedKeyText = (await answerOrNone(connection.send(line, {}, signal)))?.trim();
@@ -199,6 +208,7 @@ async function readPending(path: string): Promise<Request | undefined> {
       return value;
     };
     return {
+      purpose: member("purpose"),
       pkam: keyPairOf(parsePrivateKey(member("apkamPrivateKey"))),
       symmetricKey: parseAesKey(member("symmetricKey")),
       encryptedSymmetricKey: member("encryptedSymmetricKey"),

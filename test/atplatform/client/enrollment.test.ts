@@ -143,6 +143,10 @@ t.test("enroll", async (t) => {
       otp: "ABC123",
     });
     t.equal(shown[0]?.fingerprint, requestFingerprint(params.encryptedAPKAMSymmetricKey ?? ""));
+    await t.rejects(enroll({ ...options, deviceName: "pi-attic" }, never), {
+      code: "KEY_FILE_INVALID",
+      message: /another request, for agent on pi-kitchen of @alice, north.atedge:rw: remove it/u,
+    });
     await writeFile(`${options.keyFile}.pending`, '{"apkamPrivateKey":"x"}');
     await t.rejects(enroll(options, never), { code: "KEY_FILE_INVALID", message: /\.pending: / });
     await server[Symbol.asyncDispose]();
