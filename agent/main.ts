@@ -5,7 +5,7 @@ import { type Clock, systemClock } from "../core/clock.js";
 import { codeOf, EdgeError } from "../core/errors.js";
 import type { Log } from "../core/log.js";
 import { TaskGroup } from "../core/scope.js";
-import { configuredDriver } from "../drivers/registry.js";
+import { anyConfiguredDriver } from "./driver-kinds.js";
 import { DriverSupervisor } from "../drivers/supervisor.js";
 import { OwnKeyGuard } from "../messages/own-key.js";
 import { PeerTrust } from "../messages/peer-trust.js";
@@ -122,7 +122,7 @@ function joinParts({ config, keys, store, client, clock, log, group, version }: 
     log: log.child({ part: "trust" }),
   });
   const drivers = new DriverSupervisor({
-    drivers: config.driver.map(configuredDriver),
+    drivers: config.driver.map(anyConfiguredDriver),
     publish: (_, readings) => store.publish(readings),
     stateDir: `${config.stateDir}/drivers`,
     clock,

@@ -6,6 +6,8 @@ import { register as registerCall } from "./call.js";
 import { register as registerConfig } from "./config.js";
 import { register as registerEnroll } from "./enroll.js";
 import { register as registerEnrollments } from "./enrollments.js";
+import { register as registerFirmware } from "./firmware.js";
+import { register as registerLink } from "./link.js";
 import { register as registerOnboard } from "./onboard.js";
 import { register as registerOtp } from "./otp.js";
 import { register as registerPlatform } from "./platform.js";
@@ -27,6 +29,8 @@ const SUBCOMMANDS = [
   registerRevoke,
   registerPlatform,
   registerConfig,
+  registerLink,
+  registerFirmware,
 ];
 
 const program = new Command("atedge")

@@ -12,18 +12,20 @@ const stamps = join(root, "node_modules", ".atedge");
 const [major = 0] = process.versions.node.split(".").map(Number);
 if (major < 20) fail(`Node ${process.versions.node} is too old: atedge needs Node 20 or newer (https://nodejs.org).`);
 
-/** What the tests use beside Node: a file that shows that it is there, and the Debian package that brings it. */
+/** What the tests use beside Node: a shell command that finds it, and the Debian package that brings it. */
 const TEST_TOOLS = [
-  ["gcc", "gcc"],
-  ["make", "make"],
-  ["openssl", "openssl"],
-  ["mosquitto", "mosquitto"],
-  ["socat", "socat"],
-  ["tinyproxy", "tinyproxy"],
-  ["qemu-system-arm", "qemu-system-arm"],
-  ["arm-none-eabi-gcc", "gcc-arm-none-eabi"],
-  ["/usr/lib/arm-none-eabi/newlib/nano.specs|/usr/lib/arm-none-eabi/lib/nano.specs", "libnewlib-arm-none-eabi"],
-  ["/usr/include/sodium.h", "libsodium-dev"],
+  ["command -v gcc", "gcc"],
+  ["command -v make", "make"],
+  ["command -v openssl", "openssl"],
+  ["command -v mosquitto", "mosquitto"],
+  ["command -v socat", "socat"],
+  ["command -v tinyproxy", "tinyproxy"],
+  ["command -v clang", "clang"],
+  ["ls /usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer*.a", "libclang-rt-dev"],
+  ["ls /usr/include/sodium.h", "libsodium-dev"],
+  ["command -v qemu-system-arm", "qemu-system-arm"],
+  ["command -v arm-none-eabi-gcc", "gcc-arm-none-eabi"],
+  ["ls /usr/lib/arm-none-eabi/newlib/nano.specs", "libnewlib-arm-none-eabi"],
 ];
 
 if (process.argv.includes("--tests")) await installTools();
@@ -46,9 +48,7 @@ async function step(name, stamp, work) {
 
 /** Installs Debian packages where it may, else says which are missing. */
 async function installTools() {
-  const isThere = (what) =>
-    what.split("|").some((one) => (one.startsWith("/") ? existsSync(one) : spawnSync("which", [one]).status === 0));
-  const missing = TEST_TOOLS.filter(([what]) => !isThere(what)).map(([, name]) => name);
+  const missing = TEST_TOOLS.filter(([probe]) => spawnSync("sh", ["-c", probe]).status !== 0).map(([, name]) => name);
   if (missing.length === 0) return;
   const install = `apt-get install -y --no-install-recommends ${missing.join(" ")}`;
   const may = process.getuid?.() === 0 && spawnSync("which", ["apt-get"]).status === 0;

@@ -2,7 +2,7 @@ import { resolve } from "node:path";
 import { parse as parseToml, TomlError } from "smol-toml";
 import * as v from "valibot";
 import { EdgeError } from "../../core/errors.js";
-import { type DriverConfig, driverSchemas } from "../../drivers/registry.js";
+import { allDriverSchemas, type AnyDriverConfig } from "../driver-kinds.js";
 import { nearest } from "./nearest.js";
 import { agentSchema, type AgentFile, type AllowConfig, type ReaderConfig } from "./schema.js";
 import { describe, entriesOf, isTable, itemOf, recordValueOf, schemaAt } from "./schema-walk.js";
@@ -12,7 +12,7 @@ export interface AgentConfig extends Omit<AgentFile, "driver" | "reader" | "allo
   readonly keys: string;
   readonly reader: readonly ReaderConfig[];
   readonly allow: readonly AllowConfig[];
-  readonly driver: readonly DriverConfig[];
+  readonly driver: readonly AnyDriverConfig[];
 }
 
 export interface Fault {
@@ -143,11 +143,11 @@ function unknownText(what: string, word: string, known: readonly string[]): stri
     : `unknown ${what}; did you mean ${guess}?`;
 }
 
-function checkDriver(table: unknown, at: Path, faults: Fault[]): DriverConfig | undefined {
+function checkDriver(table: unknown, at: Path, faults: Fault[]): AnyDriverConfig | undefined {
   if (!isTable(table) || typeof table.type !== "string") return undefined; // told by the agent's own schema
-  const kind = Object.entries(driverSchemas).find(([type]) => type === table.type);
+  const kind = Object.entries(allDriverSchemas).find(([type]) => type === table.type);
   if (!kind) {
-    const text = unknownText(`kind ${show(table.type)}`, table.type, Object.keys(driverSchemas));
+    const text = unknownText(`kind ${show(table.type)}`, table.type, Object.keys(allDriverSchemas));
     faults.push({ path: formatPath([...at, "type"]), text });
     return undefined;
   }

@@ -1,5 +1,5 @@
 import type * as v from "valibot";
-import { driverSchemas } from "../../drivers/registry.js";
+import { allDriverSchemas } from "../driver-kinds.js";
 import { agentSchema } from "./schema.js";
 import { defaultOf, describe, docOf, entriesOf, isOptional, itemOf } from "./schema-walk.js";
 
@@ -49,7 +49,7 @@ ${sections.join("\n")}`;
 function allSections(): Section[] {
   return [
     ...sectionsOf("", agentSchema, ""),
-    ...Object.entries(driverSchemas).flatMap(([kind, schema]) => sectionsOf("[[driver]]", schema, kind)),
+    ...Object.entries(allDriverSchemas).flatMap(([kind, schema]) => sectionsOf("[[driver]]", schema, kind)),
   ];
 }
 
