@@ -81,8 +81,11 @@ export async function runAgent({ configFile, version }: RunOptions, stop: AbortS
   const parts = joinParts({ config, keys, store, client, clock, log, group, version });
   log.info({ version, atsign: config.atsign, device: config.device, drivers: config.driver.length }, "agent started");
   group.start((signal) => checkEnrollment({ ...check, log: log.child({ part: "keys" }) }, signal));
+  const { health } = parts;
+  const { metricsPort } = config;
+  await using metrics = metricsPort === undefined ? undefined : await openMetrics(health, metricsPort, log);
+  if (metrics) log.info({ port: metrics.port }, "metrics are served on 127.0.0.1");
   if (manager) {
-    const { health } = parts;
     const flush = (): Promise<void> => store.flush();
     group.start((signal) => keepManagerInformed({ manager, health, flush, clock, log }, signal));
     stop.addEventListener("abort", () => void tellStopping(manager, log), { once: true });
@@ -100,6 +103,15 @@ interface Joint {
   readonly log: Log;
   readonly group: TaskGroup;
   readonly version: string;
+}
+
+/** A port that is taken is no reason to take no readings. */
+async function openMetrics(health: HealthBoard, port: number, log: Log) {
+  const { serveMetrics } = await import("./health/metrics.js");
+  return serveMetrics(health, port).catch((error: unknown) => {
+    log.error({ err: error, port }, "metrics are not served: name a free port with metricsPort in the configuration");
+    return undefined;
+  });
 }
 
 interface Parts {

@@ -232,6 +232,13 @@ export const agentSchema = v.strictObject({
     ),
     60_000,
   ),
+  metricsPort: v.optional(
+    v.pipe(
+      integer(1, 65_535),
+      v.description("Port on 127.0.0.1 for Prometheus: the health as text at `/metrics`. Left out: none is opened."),
+      v.examples([9464]),
+    ),
+  ),
   outbox: v.optional(v.pipe(outbox, v.description("Room for readings that are not delivered yet.")), {}),
   durability: v.optional(
     v.pipe(

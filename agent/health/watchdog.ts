@@ -37,7 +37,10 @@ export async function keepManagerInformed(options: WatchdogOptions, signal: Abor
   const tell = (...assignments: readonly string[]): void => {
     underWay = manager
       .notify(...assignments)
-      .catch((error: unknown) => log.warn({ err: error }, "systemd was not told"))
+      .catch((error: unknown) => {
+        // At the end systemd may take the child first.
+        if (!signal.aborted) log.warn({ err: error }, "systemd was not told");
+      })
       .finally(() => (underWay = undefined));
   };
 

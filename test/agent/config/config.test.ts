@@ -122,7 +122,7 @@ t.test("a configuration", async (t) => {
       `max_batch = 1\nfoo = 1\nouTbox = 1\n${MINIMAL}consumr = "x"\n[outbox]\nmaxbyte = 1\n`,
       [
         "max_batch: unknown key; did you mean maxBatch?",
-        `foo: unknown key; known are atsign, device, directory, ca, keys, allowManagerKeys, stateDir, ns, sharedKeys, logLevel, maxBatch, maxDelayMs, stateIntervalMs, outbox, durability, reader, allow, driver`,
+        `foo: unknown key; known are atsign, device, directory, ca, keys, allowManagerKeys, stateDir, ns, sharedKeys, logLevel, maxBatch, maxDelayMs, stateIntervalMs, metricsPort, outbox, durability, reader, allow, driver`,
         "ouTbox: unknown key; did you mean outbox?",
         "outbox.maxbyte: unknown key; did you mean maxBytes?",
         "reader[0].consumr: unknown key; did you mean consumer?",
