@@ -8,6 +8,7 @@ export interface LineFramerOptions {
 
 const LF = 0x0a;
 const CR = 0x0d;
+const MAX_PARTS = 64;
 
 /**
  * Splits bytes at LF and takes off one CR before it. Holds at most `maxBytes`, looks at no byte twice, and does not
@@ -64,6 +65,8 @@ export class LineFramer {
     this.#heldBytes += part.length;
     // One more for a CR that the newline may still turn into a line end.
     if (this.#heldBytes <= this.#maxBytes + 1) {
+      // Few parts: a peer that sends byte by byte must not cost a Buffer a byte.
+      if (this.#held.length === MAX_PARTS) this.#held = [Buffer.concat(this.#held)];
       this.#held.push(part);
       return;
     }

@@ -83,7 +83,6 @@ export class TaskGroup implements Disposable {
   readonly #tasks = new Set<Promise<void>>();
   #failed = false;
   #error: unknown;
-  #wake: (() => void) | undefined;
 
   constructor(parent: AbortSignal) {
     this.#child = new ChildSignal(parent);
@@ -101,16 +100,13 @@ export class TaskGroup implements Disposable {
         this.#error = error;
         this.#child.abort(error);
       })
-      .finally(() => {
-        this.#tasks.delete(running);
-        if (this.#tasks.size === 0) this.#wake?.();
-      });
+      .finally(() => this.#tasks.delete(running));
     this.#tasks.add(running);
   }
 
   /** Resolves when every task has ended; rejects with the first failure. */
   async join(): Promise<void> {
-    while (this.#tasks.size > 0) await new Promise<void>((resolve) => (this.#wake = resolve));
+    while (this.#tasks.size > 0) await Promise.all(this.#tasks);
     if (this.#failed) throw this.#error;
   }
 

@@ -32,6 +32,12 @@ t.test("LineFramer", async (t) => {
     t.same(texts(framer.push(utf8("1234\r\n"))), ["1234"]);
   });
 
+  t.test("takes a line that comes byte by byte", async (t) => {
+    const framer = new LineFramer({ maxBytes: 1000 });
+    const lines = [...utf8(`${"x".repeat(1000)}\n`)].flatMap((byte) => framer.push(Uint8Array.of(byte)));
+    t.same(texts(lines), ["x".repeat(1000)]);
+  });
+
   t.test("forgets a begun line on reset", async (t) => {
     const framer = new LineFramer({ maxBytes: 16 });
     framer.push(utf8("half"));

@@ -64,6 +64,12 @@ t.test("TaskGroup takes an abort as no failure and waits for its tasks on dispos
   await group.join();
 });
 
+t.test("TaskGroup can be joined by several", async () => {
+  const group = new TaskGroup(new AbortController().signal);
+  group.start(() => new Promise((resolve) => setImmediate(resolve)));
+  await Promise.all([group.join(), group.join()]);
+});
+
 t.test("untilAborted rejects with the reason and detaches afterwards", async (t) => {
   const controller = new AbortController();
   t.equal(await untilAborted(Promise.resolve(7), controller.signal), 7);
