@@ -219,7 +219,7 @@ async function keysAt(stateDir: string, count: number): Promise<Record<"startUp"
   await BenchWire.activate(ports["@alice"] ?? 0, caPem, "@alice", "secret");
   const wire = await BenchWire.owner(ports["@alice"] ?? 0, caPem, "@alice");
   const scans: number[] = [];
-  for (let at = 0; at < 5; at += 1) scans.push(await timed(1, () => wire.ask("scan")));
+  for (let at = 0; at < 15; at += 1) scans.push(await timed(1, () => wire.ask("scan")));
   const syncs: number[] = [];
   for (let at = 0; at < 3; at += 1) syncs.push(await timed(1, () => syncAll(wire, count)));
   await server.stop();

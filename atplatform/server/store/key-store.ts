@@ -45,7 +45,7 @@ export class KeyStore {
   readonly #get: Statement<[string], Row>;
   readonly #put: Statement<[Record<string, string | number | null>]>;
   readonly #delete: Statement<[string]>;
-  readonly #names: Statement<[number, number], { name: string }>;
+  readonly #names: Statement<[number, number], string>;
   readonly #count: Statement<[], { count: number }>;
   readonly #nextId: Statement<[], { id: number | null; floor: string | null }>;
   readonly #log: Statement<[number, string, string, number]>;
@@ -64,8 +64,12 @@ export class KeyStore {
       ON CONFLICT (name) DO UPDATE SET value = excluded.value, metadata = excluded.metadata,
       available_at = excluded.available_at, expires_at = excluded.expires_at, refresh_at = excluded.refresh_at`);
     this.#delete = db.prepare("DELETE FROM key WHERE name = ?");
-    this.#names = db.prepare(`SELECT name FROM key
-      WHERE (expires_at IS NULL OR expires_at > ?) AND (available_at IS NULL OR available_at <= ?)`);
+    this.#names = db
+      .prepare<[number, number], string>(
+        `SELECT name FROM key
+      WHERE (expires_at IS NULL OR expires_at > ?) AND (available_at IS NULL OR available_at <= ?)`,
+      )
+      .pluck();
     this.#count = db.prepare("SELECT count(*) AS count FROM key");
     this.#nextId = db.prepare(`SELECT (SELECT max(commit_id) FROM commit_log) AS id,
       (SELECT value FROM setting WHERE name = '${NEXT_COMMIT_ID}') AS floor`);
@@ -120,7 +124,7 @@ export class KeyStore {
 
   /** Of records that are born and not expired, in no order. */
   activeNames(nowMs: number): readonly string[] {
-    return this.#names.all(nowMs, nowMs).map(({ name }) => name);
+    return this.#names.all(nowMs, nowMs);
   }
 
   get size(): number {
