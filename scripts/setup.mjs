@@ -20,6 +20,8 @@ const TEST_TOOLS = [
   ["command -v mosquitto", "mosquitto"],
   ["command -v socat", "socat"],
   ["command -v tinyproxy", "tinyproxy"],
+  ["command -v python3", "python3"],
+  ["command -v systemd-analyze", "systemd"],
   ["command -v clang", "clang"],
   ["ls /usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer*.a", "libclang-rt-dev"],
   ["ls /usr/include/sodium.h", "libsodium-dev"],
