@@ -35,10 +35,12 @@ async function untilTrue(
   if (await condition()) return untilAborted(new Promise<never>(() => undefined), signal);
   while (!signal.aborted) {
     // Looked at again after the watch has begun: what appears in between is not missed.
-    const change = await nextChange(await folder(), signal);
+    const watched = await folder();
+    const change = await nextChange(watched, signal);
     try {
       if (await condition()) return;
-      await change.happened;
+      // A deeper folder that came before the watch began would tell what this one does not.
+      if ((await folder()) === watched) await change.happened;
       if (await condition()) return;
     } finally {
       change.stop();

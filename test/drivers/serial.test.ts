@@ -393,6 +393,7 @@ void t.test("a port that appears is opened at once, not when the wait is over", 
     limits: { firstWaitMs: 3_600_000, maxWaitMs: 3_600_000 },
   });
   const stop = new AbortController();
+  t.teardown(() => stop.abort());
   const running = supervisor.run(stop.signal);
   await eventually(() => supervisor.health()[0]?.state === "waiting", "the first failure");
   await using device = await PtyDevice.open();
