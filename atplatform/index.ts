@@ -18,6 +18,7 @@ export {
   AnswerLost,
   EnrollmentMismatch,
   EnrollmentRefused,
+  InboundSilent,
   NoSharedKey,
   NotActivated,
   NotSent,
@@ -26,6 +27,7 @@ export {
 export { enroll, type EnrollOptions, type PendingEnrollment } from "./client/enroll.js";
 export type { ApproveOptions, Enrollment, Enrollments } from "./client/enrollments.js";
 export { onboard, type OnboardOptions, type OnboardStep } from "./client/onboard.js";
+export type { InboundHealth } from "./client/inbound-proof.js";
 export type { LinkHealth } from "./client/command-link.js";
 export type { Reconnect } from "./client/pacer.js";
 export type { ReachOptions } from "./client/reach.js";
@@ -38,6 +40,7 @@ export type { JsonObject, RpcAddress } from "./client/rpc-messages.js";
 export { type RpcCall, type RpcResult, type RpcServerOptions, serveRpc } from "./client/rpc-server.js";
 export type { SharedKey } from "./client/shared-keys.js";
 export type { ResumeStore, SubscribeOptions, SubscriptionHealth } from "./client/subscription.js";
+export type { OutgoingText } from "./client/text-message.js";
 export { MemorySyncStore } from "./client/sync-memory-store.js";
 export type { LocalChange, PushResult, ServerEntry, SyncedRecord, SyncStore } from "./client/sync-store.js";
 export { type OwnName, Sync, type SyncHealth, type SyncOptions, type SyncReport } from "./client/sync.js";

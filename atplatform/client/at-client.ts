@@ -1,6 +1,6 @@
 import { randomUUID } from "node:crypto";
 import { type Clock, systemClock } from "../../core/clock.js";
-import { LimitExceeded } from "../../core/errors.js";
+import { LimitExceeded, SyntaxInvalid } from "../../core/errors.js";
 import { type Log, silentLog } from "../../core/log.js";
 import { ChildSignal, type Disposable } from "../../core/scope.js";
 import type { Secret } from "../../core/secret.js";
@@ -11,7 +11,7 @@ import { DecryptionFailed } from "../crypto/errors.js";
 import type { AtSign } from "../protocol/at-sign.js";
 import type { MetadataOptions } from "../protocol/metadata-options.js";
 import type { Update } from "../protocol/verbs/update.js";
-import { notify, type Priority } from "../protocol/verbs/notify.js";
+import { notify, type Notify, type Priority } from "../protocol/verbs/notify.js";
 import { notifyStatus } from "../protocol/verbs/notify-by-id.js";
 import { ConnectionLost } from "../transport/errors.js";
 import { CommandLink, type LinkHealth } from "./command-link.js";
@@ -26,6 +26,7 @@ import type { RecordJson, RecordMetadata } from "./record-json.js";
 import { type AtRecord, decryptWithAny, MAX_VALUE_BYTES, type PutOptions, Records } from "./records.js";
 import type { RecordName } from "./record-name.js";
 import { type SharedKey, SharedKeys } from "./shared-keys.js";
+import { checkClearText, type OutgoingText } from "./text-message.js";
 import { type SubscribeOptions, Subscription, type SubscriptionHealth } from "./subscription.js";
 
 export interface AtClientOptions extends ReachOptions {
@@ -80,6 +81,14 @@ const DELIVERY_FIRST_MS = 500;
 const DELIVERY_EVERY_MS = 2_000;
 const STATUSES: readonly NotificationStatus[] = ["queued", "delivered", "errored", "expired"];
 
+interface TextToEncrypt {
+  readonly id: string | undefined;
+  readonly to: AtSign;
+  readonly key: string;
+  readonly text: string;
+  readonly encryptWith?: Uint8Array | undefined;
+}
+
 /** A client for one atSign. It connects when it is first needed; keys that are refused show then. */
 export function openAtClient(options: AtClientOptions, signal: AbortSignal): Promise<AtClient> {
   signal.throwIfAborted();
@@ -102,6 +111,7 @@ export class AtClient implements Disposable {
   readonly #publicKeys: PublicKeys;
   readonly #sharedKeys: SharedKeys;
   readonly #selfKey: Secret<Uint8Array>;
+  readonly #hasEnrollment: boolean;
   readonly #records: Records;
   readonly #subscriptions = new Set<Subscription>();
   readonly #life = new ChildSignal(new AbortController().signal);
@@ -111,6 +121,7 @@ export class AtClient implements Disposable {
     const { atSign, keys, clock = systemClock, log = silentLog } = options;
     this.atSign = atSign;
     this.#selfKey = keys.selfKey;
+    this.#hasEnrollment = keys.enrollmentId !== undefined;
     this.#reconnect = options.reconnect;
     this.#clock = clock;
     this.#log = log.child({ atSign });
@@ -156,34 +167,63 @@ export class AtClient implements Disposable {
    * one's own it can be sent again without harm: the same message looks the same, so the receiver gets it once.
    */
   async notify(notification: OutgoingNotification, signal: AbortSignal): Promise<string> {
-    const { to, key, value, operation = "update", encrypt = true, encryptWith } = notification;
-    const { priority = "low", strategy = "all", latestN = 1, notifier = "SYSTEM", record = {} } = notification;
+    const { id, to, key, value, operation = "update", encrypt = true, encryptWith } = notification;
+    const { ttlnMs, priority, strategy, latestN, notifier, record = {} } = notification;
     const isSecret = encrypt && value !== undefined;
-    const isForUs = to === this.atSign;
-    const shared = isSecret && !isForUs ? await this.#sharedKeys.forSending(to, signal, encryptWith) : undefined;
-    const aesKey = shared?.aesKey ?? encryptWith ?? this.#selfKey.reveal();
-    const { id } = notification;
-    const iv = id === undefined ? newIv() : ivOfMessage(aesKey, [id, key, value ?? ""]);
+    const sealed = isSecret ? await this.#encrypt({ id, to, key, text: value, encryptWith }, signal) : undefined;
     const line = notify.format({
-      id: id ?? randomUUID(),
+      ...outgoing({ id, ttlnMs, priority, strategy, latestN, notifier }),
       operation,
       messageType: "key",
-      priority,
-      strategy,
-      latestN,
-      notifier,
-      ttlnMs: notification.ttlnMs,
-      options: {
-        ...record,
-        isEncrypted: isSecret,
-        ...(shared && { sharedKeyEnc: shared.sharedKeyEnc, pubKeyCS: shared.pubKeyCS }),
-        ...(isSecret && { ivNonce: iv.toString("base64") }),
-      },
+      options: { ...record, isEncrypted: isSecret, ...sealed?.options },
       to,
       key,
       owner: this.atSign,
-      ...(value !== undefined && { value: isSecret ? encryptText(value, aesKey, iv) : value }),
+      ...(value !== undefined && { value: sealed?.text ?? value }),
     });
+    return await this.#sendNotification(line, signal);
+  }
+
+  /**
+   * Sends a text message, a notification without a key (`messageType:text`). The receiver's `key` is the text, or what
+   * `decrypt` gives the text for. Deprecated in the protocol: enrolled keys need the namespace `*` on both sides, and the
+   * reference atServer does not pass on what an encrypted one is decrypted with, ours does.
+   *
+   * @throws {SyntaxInvalid} on a text in clear that the protocol cannot carry whole.
+   */
+  async notifyText({ id, to, text, ttlnMs, encrypt = true }: OutgoingText, signal: AbortSignal): Promise<string> {
+    if (text === "") throw new SyntaxInvalid("a text message needs a text");
+    if (!encrypt) checkClearText(text);
+    const sealed = encrypt ? await this.#encrypt({ id, to, key: "", text }, signal) : undefined;
+    const line = notify.format({
+      ...outgoing({ id, ttlnMs }),
+      operation: "update",
+      messageType: "text",
+      options: { isEncrypted: encrypt, ...sealed?.options },
+      to,
+      key: sealed?.text ?? text,
+    });
+    return await this.#sendNotification(line, signal);
+  }
+
+  /** The same message under the same id looks the same; otherwise the IV is a fresh one. */
+  async #encrypt(
+    { id, to, key, text, encryptWith }: TextToEncrypt,
+    signal: AbortSignal,
+  ): Promise<{ readonly text: string; readonly options: MetadataOptions }> {
+    const shared = to === this.atSign ? undefined : await this.#sharedKeys.forSending(to, signal, encryptWith);
+    const aesKey = shared?.aesKey ?? encryptWith ?? this.#selfKey.reveal();
+    const iv = id === undefined ? newIv() : ivOfMessage(aesKey, [id, key, text]);
+    return {
+      text: encryptText(text, aesKey, iv),
+      options: {
+        ...(shared && { sharedKeyEnc: shared.sharedKeyEnc, pubKeyCS: shared.pubKeyCS }),
+        ivNonce: iv.toString("base64"),
+      },
+    };
+  }
+
+  async #sendNotification(line: string, signal: AbortSignal): Promise<string> {
     if (line.length > MAX_VALUE_BYTES) throw new LimitExceeded(`a notification has at most ${MAX_VALUE_BYTES} bytes`);
     return await this.#link.send(line, { repeatable: true }, signal);
   }
@@ -305,6 +345,8 @@ export class AtClient implements Disposable {
         log: this.#log,
         onSharedKey: (from) => this.#sharedKeys.forget(from),
         reconnect: this.#reconnect,
+        hasEnrollment: this.#hasEnrollment,
+        notifySelf: (key, ttlnMs, signal) => this.notify({ to: this.atSign, key, ttlnMs }, signal),
       },
       options,
     );
@@ -340,3 +382,24 @@ export class AtClient implements Disposable {
     return await decryptWithAny(this.#sharedKeys.forReading(from, sharedKeyEnc, signal), encrypted, iv);
   }
 }
+
+type Sending = {
+  readonly [Name in "id" | "ttlnMs" | "priority" | "strategy" | "latestN" | "notifier"]?: Notify[Name] | undefined;
+};
+
+/** In the form of the Dart SDK, which says all. */
+const outgoing = ({
+  id,
+  ttlnMs = 0,
+  priority,
+  strategy,
+  latestN,
+  notifier,
+}: Sending): Partial<Notify> & { id: string } => ({
+  id: id ?? randomUUID(),
+  ttlnMs,
+  priority: priority ?? "low",
+  strategy: strategy ?? "all",
+  latestN: latestN ?? 1,
+  notifier: notifier ?? "SYSTEM",
+});

@@ -15,6 +15,11 @@ export class AnswerInvalid extends EdgeError {
   override readonly code = "ANSWER_INVALID";
 }
 
+/** The monitor connection answers, but notifications do not arrive on it. */
+export class InboundSilent extends EdgeError {
+  override readonly code = "INBOUND_SILENT";
+}
+
 /** The atSign has not shared an AES key with us, so nothing of it can be read. */
 export class NoSharedKey extends EdgeError {
   override readonly code = "NO_SHARED_KEY";

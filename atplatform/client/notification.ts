@@ -56,7 +56,7 @@ export function parseMonitorMessage(body: string, own: AtSign): MonitorMessage {
   if (to !== own) throw new AnswerInvalid(`a notification for ${to} came to ${own}`);
   const messageType = typeof message.messageType === "string" && message.messageType.endsWith("text") ? "text" : "key";
   const key = bareKey(text("key"), from, to, messageType);
-  if (key === "shared_key") return { type: "sharedKey", from, epochMillis };
+  if (messageType === "key" && key === "shared_key") return { type: "sharedKey", from, epochMillis };
   const value = message.value ?? null;
   if (value !== null && typeof value !== "string") throw new AnswerInvalid("notification: value is no text");
   return {

@@ -44,6 +44,11 @@ export class SeenWindow {
     return Math.max(0, wanted, this.#forgottenMs);
   }
 
+  /** Of those up to this time it is not known any more which have come. */
+  get forgottenMs(): number {
+    return Math.max(0, this.#forgottenMs);
+  }
+
   get point(): ResumePoint | undefined {
     if (this.#latestMs === undefined) return undefined;
     return { epochMillis: this.#latestMs, seen: [...this.#seen].slice(-MAX_SAVED) };

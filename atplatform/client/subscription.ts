@@ -5,8 +5,11 @@ import { TaskGroup } from "../../core/scope.js";
 import type { AtSign } from "../protocol/at-sign.js";
 import { monitor } from "../protocol/verbs/monitor.js";
 import { noop } from "../protocol/verbs/noop.js";
+import { CatchUp } from "./catch-up.js";
 import type { Connection } from "./connection.js";
 import type { Dialer } from "./dialer.js";
+import { type InboundHealth, InboundProof, isProbe } from "./inbound-proof.js";
+import { Inbox, type InboxLine } from "./inbox.js";
 import { type MonitorMessage, type Notification, parseMonitorMessage } from "./notification.js";
 import { Pacer, type Reconnect } from "./pacer.js";
 import { type ResumePoint, SeenWindow } from "./seen-window.js";
@@ -31,6 +34,16 @@ export interface SubscribeOptions {
   readonly since?: "stored" | "live" | number;
   /** Each time when a connection is known to hear what comes. */
   readonly onLive?: () => void;
+  /**
+   * A namespace that these keys may write to. Given, a monitor connection on which nothing came for 45 s must show a
+   * notification to ourselves, `probe.<random>.<namespace>`, which no application sees; otherwise it is replaced.
+   */
+  readonly probeNamespace?: string;
+  /**
+   * Ask every ten minutes, and soon after a burst, for what has come since: the reference atServer loses live ones on
+   * connections that have an enrolment. On with keys that have one, unless false.
+   */
+  readonly catchUp?: boolean;
   /** The atServer's last commit id, with every change and every 15 s, whatever the expression is. */
   readonly onStats?: (commitId: number) => void;
 }
@@ -43,6 +56,9 @@ export interface SubscriptionHealth {
   readonly repeats: number;
   /** Dropped, as they made no sense. */
   readonly invalid: number;
+  /** Those that had not come by themselves. */
+  readonly recovered: number;
+  readonly inbound: InboundHealth;
   readonly lastErrorCode?: string;
 }
 
@@ -53,6 +69,9 @@ export interface SubscriptionDeps {
   readonly log: Log;
   readonly onSharedKey: (from: AtSign) => void;
   readonly reconnect?: Reconnect | undefined;
+  readonly hasEnrollment: boolean;
+  /** Sends a notification without a value to ourselves. */
+  readonly notifySelf: (key: string, ttlnMs: number, signal: AbortSignal) => Promise<unknown>;
 }
 
 const HEARTBEAT_MS = 15_000;
@@ -74,6 +93,9 @@ export class Subscription {
   #received = 0;
   #repeats = 0;
   #invalid = 0;
+  #recovered = 0;
+  readonly #proof: InboundProof;
+  readonly #catchUp: CatchUp;
   #lastErrorCode: string | undefined;
   #savedMs = -Infinity;
 
@@ -81,6 +103,9 @@ export class Subscription {
     this.#deps = deps;
     this.#options = options;
     this.#pacer = new Pacer(deps.clock, { reconnect: deps.reconnect });
+    const { clock, log, dialer, notifySelf } = deps;
+    this.#proof = new InboundProof({ clock, log, namespace: options.probeNamespace, notifySelf });
+    this.#catchUp = new CatchUp({ clock, log, dialer, lineFrom: (epochMillis) => this.#monitorLine(epochMillis) });
   }
 
   get health(): SubscriptionHealth {
@@ -90,6 +115,8 @@ export class Subscription {
       received: this.#received,
       repeats: this.#repeats,
       invalid: this.#invalid,
+      recovered: this.#recovered,
+      inbound: this.#proof.health(this.#state === "live"),
       ...(this.#lastErrorCode !== undefined && { lastErrorCode: this.#lastErrorCode }),
     };
   }
@@ -120,19 +147,28 @@ export class Subscription {
   async *#runOnce(window: SeenWindow, signal: AbortSignal): AsyncGenerator<Notification, void> {
     this.#state = "connecting";
     const inbox = new Inbox(MAX_WAITING);
-    await using connection = await this.#deps.dialer.dial({ onNotification: (body) => inbox.put(body) }, signal);
+    const onNotification = (body: string): Promise<void> | undefined => {
+      this.#proof.heard();
+      return inbox.put({ body, source: "monitor" });
+    };
+    await using connection = await this.#deps.dialer.dial({ onNotification }, signal);
     this.#connections += 1;
     this.#pacer.connected();
-    await connection.post(this.#monitorLine(window), signal);
+    this.#proof.connected();
+    this.#catchUp.connected(window);
+    await connection.post(this.#monitorLine(this.#fromMs(window)), signal);
     this.#state = "live";
     this.#deps.log.info({ connections: this.#connections }, "the monitor connection is live");
     await using tasks = new TaskGroup(signal);
     tasks.start(async (signal) => inbox.end(await connection.closed(signal)));
     tasks.start((signal) => this.#beat(connection, inbox, signal));
     tasks.start((signal) => this.#proveLive(connection, signal));
+    tasks.start((signal) => this.#proof.watch(() => inbox.full, signal));
+    const { catchUp = this.#deps.hasEnrollment } = this.#options;
+    if (catchUp) tasks.start((signal) => this.#catchUp.run(window, inbox, signal));
     for (;;) {
-      const body = await inbox.take(tasks.signal);
-      const notification = this.#accept(body, window);
+      const line = await inbox.take(tasks.signal);
+      const notification = this.#accept(line, window);
       if (!notification) continue;
       yield notification;
       window.add(notification);
@@ -149,10 +185,16 @@ export class Subscription {
     else log.info({ code: error.code, waitMs: this.#pacer.waitMs }, "the monitor connection was lost");
   }
 
-  #monitorLine(window: SeenWindow): string {
-    const { regex, selfNotifications = false, resume, since } = this.#options;
+  /** From when on the atServer is to replay; `undefined`: not at all. */
+  #fromMs(window: SeenWindow): number | undefined {
+    const { resume, since } = this.#options;
     const fromStored = since === "stored" || (since === undefined && resume !== undefined);
-    const epochMillis = window.resumeFromMs ?? (fromStored ? 0 : undefined);
+    return window.resumeFromMs ?? (fromStored ? 0 : undefined);
+  }
+
+  #monitorLine(epochMillis: number | undefined): string {
+    const { selfNotifications = false } = this.#options;
+    const regex = this.#proof.widen(this.#options.regex);
     // Without a colon in the command an atServer takes the expression in lower case.
     const strict = epochMillis === undefined && !selfNotifications && regex !== undefined && !/^[^A-Z:]*$/u.test(regex);
     return monitor.format({
@@ -165,7 +207,7 @@ export class Subscription {
   }
 
   /** The notification, when it is one for the application and has not been there before. */
-  #accept(body: string, window: SeenWindow): Notification | undefined {
+  #accept({ body, source }: InboxLine, window: SeenWindow): Notification | undefined {
     const { atSign, log, onSharedKey } = this.#deps;
     let message: MonitorMessage;
     try {
@@ -178,6 +220,9 @@ export class Subscription {
     }
     switch (message.type) {
       case "stats":
+        if (source === "catchUp") return undefined;
+        this.#proof.statsHeard();
+        this.#catchUp.begin(message.epochMillis);
         // What came before it has been handled by now.
         window.reached(message.epochMillis);
         this.#options.onStats?.(message.commitId);
@@ -186,13 +231,28 @@ export class Subscription {
         onSharedKey(message.from);
         return undefined;
       case "notification":
-        if (window.has(message.notification)) {
-          this.#repeats += 1;
-          return undefined;
-        }
-        this.#received += 1;
-        return message.notification;
+        return this.#fresh(message.notification, source, window);
     }
+  }
+
+  #fresh(notification: Notification, source: InboxLine["source"], window: SeenWindow): Notification | undefined {
+    const isRepeat = window.has(notification);
+    if (source === "monitor") this.#catchUp.saw(notification, isRepeat);
+    if (isProbe(notification)) {
+      // Another device of the atSign, or another subscription, has sent it; or we have, and it was heard.
+      if (source === "monitor") window.reached(notification.epochMillis);
+      return undefined;
+    }
+    if (isRepeat) {
+      if (source === "monitor") this.#repeats += 1;
+      return undefined;
+    }
+    this.#received += 1;
+    if (source === "catchUp") {
+      this.#recovered += 1;
+      this.#deps.log.info({ id: notification.id }, "a notification had not come by itself");
+    }
+    return notification;
   }
 
   /** `monitor` is not answered; but commands are carried out in order, so it is in force when the next one is. */
@@ -223,72 +283,5 @@ export class Subscription {
   }
 }
 
-const ignore = (): void => undefined;
-
 // A loop condition would tell the compiler that it cannot have changed.
 const isAborted = (signal: AbortSignal): boolean => signal.aborted;
-
-/** Lines between the connection, which pushes, and the application, which pulls. */
-class Inbox {
-  readonly #max: number;
-  readonly #waiting: string[] = [];
-  #ended: Error | undefined;
-  #arrived = ignore;
-  #drained = ignore;
-
-  constructor(max: number) {
-    this.#max = max;
-  }
-
-  get full(): boolean {
-    return this.#waiting.length >= this.#max;
-  }
-
-  /** Adds a line; the promise tells the reader to stop until there is room. */
-  put(body: string): Promise<void> | undefined {
-    this.#waiting.push(body);
-    this.#arrived();
-    if (!this.full) return undefined;
-    const previous = this.#drained;
-    return new Promise((resolve) => {
-      this.#drained = () => {
-        previous();
-        resolve();
-      };
-    });
-  }
-
-  /** Lets the connection be read from again. */
-  #release(): void {
-    const drained = this.#drained;
-    this.#drained = ignore;
-    drained();
-  }
-
-  /** No more will come. */
-  end(reason: Error): void {
-    this.#ended = reason;
-    this.#arrived();
-  }
-
-  /** The next line; after the last one, throws why there are no more. */
-  async take(signal: AbortSignal): Promise<string> {
-    for (;;) {
-      const body = this.#waiting.shift();
-      if (body !== undefined) {
-        if (!this.full) this.#release();
-        return body;
-      }
-      if (this.#ended) throw this.#ended;
-      signal.throwIfAborted();
-      await new Promise<void>((resolve) => {
-        const wake = (): void => {
-          signal.removeEventListener("abort", wake);
-          resolve();
-        };
-        this.#arrived = wake;
-        signal.addEventListener("abort", wake, { once: true });
-      });
-    }
-  }
-}

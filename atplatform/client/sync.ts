@@ -192,7 +192,7 @@ export class Sync {
         if (commitId > position) this.#want();
       }, this.#want);
     };
-    const options = { regex: "^$", since: "live", onStats } as const;
+    const options = { regex: "^$", since: "live", catchUp: false, onStats } as const;
     for await (const stray of this.#client.subscribe(options, signal))
       this.#log.debug({ id: stray.id }, "not asked for");
   }
