@@ -30,6 +30,10 @@ async function send(command: Notify, session: Session, services: Services): Prom
   if (strategy === "latest" && notifier === undefined)
     throw invalidSyntax("For Strategy latest, notifier cannot be null");
   if (to === undefined) throw invalidSyntax("a notification needs a receiver");
+  if (command.messageType === "text" && command.value !== undefined) {
+    // The grammar ends a text at `::` or `@`; the reference loses what follows, without a word.
+    throw invalidSyntax("a text message contains no :: and nothing after an @");
+  }
   const key = notificationKey(command, to, self);
   if (!mayUse(session, authorisedAs(command, key, self), "write", { enrollments, nowMs: clock.now() })) {
     throw notAuthorised(session, `notify key: ${key}`);

@@ -17,6 +17,10 @@ async function take(source: AsyncIterator<ReceivedNotification, void>): Promise<
   return value;
 }
 
+async function untilLive(client: AtClient): Promise<void> {
+  while (client.health.subscriptions[0]?.state !== "live") await new Promise((resolve) => setImmediate(resolve));
+}
+
 /** Until our own atServer has it, however often the link breaks. */
 async function notifyUntilAccepted(client: AtClient, id: string, value: string): Promise<void> {
   for (;;) {
@@ -87,6 +91,45 @@ t.test("notifications between two atSigns", async (t) => {
     await source.return();
   });
 
+  await t.test("can be texts, encrypted ones of any content (client.md, 7.5 rule 8)", async (t) => {
+    const source = receiver.subscribe({ regex: "alice", since: "live" }, never);
+    const first = take(source);
+    await untilLive(receiver);
+    const texts = ["mail me@home::now", "line\nbreak ", ":", "@", "::", "shared_key", "grüße: 21.5 °C 🌱"];
+    for (const [at, text] of texts.entries()) {
+      const id = await sender.notifyText({ to: bob, text, ttlnMs: MINUTE_MS }, never);
+      const got = await (at === 0 ? first : take(source));
+      t.match(got, { id, from: alice, messageType: "text", isEncrypted: true, value: null });
+      t.equal((await got.decrypt(never)).text, text);
+    }
+    for (const text of ["hello: there  you", "shared_key", "a:b:c", "x.demo", "public:y", "Grüße"]) {
+      await sender.notifyText({ to: bob, text, ttlnMs: MINUTE_MS, encrypt: false }, never);
+      t.match(await take(source), { key: text, messageType: "text", isEncrypted: false, value: null });
+    }
+    for (const text of ["a@b", "a::b", ":a", "a ", "a\nb", "a"]) {
+      const refused = sender.notifyText({ to: bob, text, ttlnMs: MINUTE_MS, encrypt: false }, never);
+      await t.rejects(refused, { code: "SYNTAX_INVALID" }, JSON.stringify(text));
+    }
+    await t.rejects(sender.notifyText({ to: bob, text: "", ttlnMs: MINUTE_MS }, never), { code: "SYNTAX_INVALID" });
+    const raw = sender.send("notify:messageType:text:@bob:half::lost", {}, never);
+    await t.rejects(raw, { code: "AT0003" }, "rather than that the half of it is lost");
+    await source.return();
+
+    const replayed = receiver.subscribe({ regex: "alice", since: "stored" }, never);
+    for (let got = await take(replayed); ; got = await take(replayed)) {
+      if (got.messageType !== "text") continue;
+      t.equal((await got.decrypt(never)).text, texts[0], "also from the store");
+      break;
+    }
+    await replayed.return();
+    const own = receiver.subscribe({ regex: "bob", since: "live" }, never);
+    const next = take(own);
+    await untilLive(receiver);
+    await receiver.notifyText({ to: bob, text: "to myself", ttlnMs: MINUTE_MS }, never);
+    t.equal((await (await next).decrypt(never)).text, "to myself");
+    await own.return();
+  });
+
   await t.test("need an atSign that has a key", async (t) => {
     const nobody = parseAtSign("@nobody");
     await t.rejects(sender.notify({ to: nobody, key: "x.demo", value: "v", ttlnMs: MINUTE_MS }, never), {
@@ -103,17 +146,13 @@ t.test("a platform that is restarted in the middle", async (t) => {
   const count = 30;
   const got: string[] = [];
 
-  const untilLive = async (): Promise<void> => {
-    while (receiver.health.subscriptions[0]?.state !== "live") await new Promise((resolve) => setTimeout(resolve, 5));
-  };
-
   await t.test("loses no notification and delivers none twice", async (t) => {
     const source = receiver.subscribe({ regex: "count\\.demo@", resume }, never);
     const receiving = (async (): Promise<void> => {
       while (got.length < count) got.push((await (await take(source)).decrypt(never)).text);
     })();
     for (let n = 0; n < count; n += 1) {
-      if (n === 10 || n === 20) await untilLive();
+      if (n === 10 || n === 20) await untilLive(receiver);
       if (n === 10) {
         await platform.stop();
         setImmediate(() => void platform.start());
