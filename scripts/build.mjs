@@ -24,6 +24,21 @@ const nativeAddons = {
   },
 };
 
+/** Parts of packages that are for browsers or for debugging the packages themselves. */
+const leftOut = {
+  name: "left-out",
+  setup(b) {
+    b.onLoad({ filter: /[\\/]debug[\\/]src[\\/]index\.js$/ }, () => ({
+      contents: "const make = () => Object.assign(() => {}, { enabled: false, extend: make }); module.exports = make;",
+      loader: "js",
+    }));
+    b.onLoad({ filter: /[\\/]worker-timers[\\/]build[\\/]/ }, () => ({
+      contents: "module.exports = { setInterval, clearInterval, setTimeout, clearTimeout };",
+      loader: "js",
+    }));
+  },
+};
+
 const entryPoints = { atedge: "cli/main.ts" };
 for (const name of ["board", "broker", "mqtt-sensor", "main"]) entryPoints[`demo-${name}`] = `demo/${name}.ts`;
 
@@ -51,7 +66,7 @@ const { metafile } = await build({
   alias: { "readable-stream": "node:stream" },
   // Only the demo uses these, and they are development packages.
   external: ["aedes", "@lydell/node-pty"],
-  plugins: [nativeAddons],
+  plugins: [nativeAddons, leftOut],
   define: { ATEDGE_VERSION: JSON.stringify(version) },
   // What CommonJS packages inside an ES module need.
   banner: {
