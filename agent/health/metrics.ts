@@ -1,5 +1,4 @@
-import { createServer } from "node:http";
-import type { AddressInfo } from "node:net";
+import { serveMetricsPage } from "../../core/metrics-page.js";
 import type { Disposable } from "../../core/scope.js";
 import type { AgentHealth, HealthBoard } from "./health.js";
 
@@ -40,25 +39,7 @@ const escapeLabel = (text: string): string =>
   text.replaceAll(/[\\"\n]/gu, (character) => (character === "\n" ? "\\n" : `\\${character}`));
 
 /** Serves `/metrics` on 127.0.0.1 alone. @throws a Node system error when the port is in use. */
-export async function serveMetrics(
+export const serveMetrics = (
   health: Pick<HealthBoard, "snapshot">,
   port: number,
-): Promise<Disposable & { readonly port: number }> {
-  const server = createServer({ requestTimeout: 5000, headersTimeout: 5000 }, (request, response) => {
-    const found = request.method === "GET" && request.url === "/metrics";
-    response.writeHead(found ? 200 : 404, { "content-type": "text/plain; version=0.0.4; charset=utf-8" });
-    response.end(found ? renderMetrics(health.snapshot()) : "GET /metrics\n");
-  });
-  server.maxConnections = 8;
-  await new Promise<void>((resolve, reject) => {
-    server.once("error", reject);
-    server.listen(port, "127.0.0.1", resolve);
-  });
-  return {
-    port: (server.address() as AddressInfo).port,
-    async [Symbol.asyncDispose]() {
-      server.closeAllConnections();
-      await new Promise((resolve) => server.close(resolve));
-    },
-  };
-}
+): Promise<Disposable & { readonly port: number }> => serveMetricsPage(() => renderMetrics(health.snapshot()), port);

@@ -1,5 +1,4 @@
-import { createServer } from "node:http";
-import type { AddressInfo } from "node:net";
+import { serveMetricsPage } from "../../core/metrics-page.js";
 import type { Disposable } from "../../core/scope.js";
 import type { AtServer } from "./at-server.js";
 import type { Platform } from "./platform.js";
@@ -64,21 +63,5 @@ export function renderMetrics({ servers, directory }: Pick<Platform, "servers" |
 const escapeLabel = (text: string): string => text.replaceAll(/[\\"]/gu, (character) => `\\${character}`);
 
 /** Serves `/metrics` on loopback. @throws a Node system error when the port is in use. */
-export async function serveMetrics(platform: Platform, port: number): Promise<Disposable & { readonly port: number }> {
-  const server = createServer((request, response) => {
-    const found = request.method === "GET" && request.url === "/metrics";
-    response.writeHead(found ? 200 : 404, { "content-type": "text/plain; version=0.0.4; charset=utf-8" });
-    response.end(found ? renderMetrics(platform) : "GET /metrics\n");
-  });
-  await new Promise<void>((resolve, reject) => {
-    server.once("error", reject);
-    server.listen(port, "127.0.0.1", resolve);
-  });
-  return {
-    port: (server.address() as AddressInfo).port,
-    async [Symbol.asyncDispose]() {
-      server.closeAllConnections();
-      await new Promise((resolve) => server.close(resolve));
-    },
-  };
-}
+export const serveMetrics = (platform: Platform, port: number): Promise<Disposable & { readonly port: number }> =>
+  serveMetricsPage(() => renderMetrics(platform), port);
