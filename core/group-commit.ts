@@ -1,6 +1,7 @@
-import { closeSync, fdatasync, fstatSync, fsync, openSync, write } from "node:fs";
+import { closeSync, fstatSync, openSync, write } from "node:fs";
 import { dirname } from "node:path";
 import { promisify } from "node:util";
+import { nodeDisk, QuickDisk, type DiskSync } from "./disk-sync.js";
 import { codeOf, EdgeError, LimitExceeded } from "./errors.js";
 
 /** What a synchronous SQLite library offers; better-sqlite3's `Database` fits. */
@@ -9,12 +10,6 @@ export interface SqlHandle {
   pragma(source: string, options?: { simple?: boolean }): unknown;
   close(): unknown;
   readonly inTransaction: boolean;
-}
-
-/** Makes a file's bytes durable without blocking the event loop. */
-export interface DiskSync {
-  fdatasync(fd: number): Promise<void>;
-  fsync(fd: number): Promise<void>;
 }
 
 /** `power-cut`: on the disk. `crash`: with the kernel, so that it outlives the process. */
@@ -30,6 +25,12 @@ export interface GroupCommitOptions {
   readonly commitIntervalMs?: number;
   /** Writes that may wait for their commit or sync; one more is refused with {@link LimitExceeded}. 10,000 unless given. */
   readonly maxWaiting?: number;
+  /**
+   * While syncs take less than this they are made on the event loop, which saves the way through the thread pool and
+   * back: more than such a sync itself. A slower one sends the next thousand through the pool. Never unless given.
+   */
+  readonly mayBlockMs?: number;
+  /** Takes the place of the real disk, and of `mayBlockMs`. */
   readonly disk?: DiskSync;
 }
 
@@ -72,7 +73,8 @@ export class DatabaseClosed extends EdgeError {
  * A failed sync fails the handle for good. A failed commit (disk full) rejects the writes of that batch only.
  */
 export async function openGroupCommit(options: GroupCommitOptions): Promise<GroupCommit> {
-  const { db, path, disk = nodeDisk } = options;
+  const { db, path } = options;
+  const disk = options.disk ?? (options.mayBlockMs === undefined ? nodeDisk : new QuickDisk(options.mayBlockMs));
   const fds: number[] = [];
   try {
     db.pragma("locking_mode = EXCLUSIVE"); // no other process has business here; and no -shm file
@@ -94,7 +96,7 @@ export async function openGroupCommit(options: GroupCommitOptions): Promise<Grou
       await emptyWal({ db, disk, dbFd, walFd }, "truncate");
       await disk.fsync(folderFd);
     });
-    return new GroupCommit(options, { dbFd, walFd, folderFd });
+    return new GroupCommit({ ...options, disk }, { dbFd, walFd, folderFd });
   } catch (error) {
     closeSafely(db);
     for (const fd of fds) closeSync(fd);
@@ -123,6 +125,7 @@ export class GroupCommit {
   readonly #commitIntervalMs: number;
   readonly #maxWaiting: number;
   readonly #files: Files;
+  readonly #frameBytes: number;
 
   /** Applied within the open transaction. */
   #batch: Waiter[] = [];
@@ -156,8 +159,8 @@ export class GroupCommit {
       walLimitBytes = 2 << 20,
       commitIntervalMs = 0,
       maxWaiting = 10_000,
-      disk = nodeDisk,
-    }: GroupCommitOptions,
+      disk,
+    }: GroupCommitOptions & { readonly disk: DiskSync },
     files: Files,
   ) {
     this.#db = db;
@@ -168,6 +171,7 @@ export class GroupCommit {
     this.#commitIntervalMs = commitIntervalMs;
     this.#maxWaiting = maxWaiting;
     this.#files = files;
+    this.#frameBytes = frameBytes(db);
     closedAtExit(db);
   }
 
@@ -307,7 +311,7 @@ export class GroupCommit {
     }
     this.#settleAll(batch.filter((waiter) => waiter.durability === "crash"));
     this.#unsynced.push(...batch.filter((waiter) => waiter.durability === "power-cut"));
-    this.#walBytes = walBytes(this.#db);
+    this.#walBytes = walState(this.#db, "NOOP").frames * this.#frameBytes;
     if (!this.#checkpointing && !this.#syncing && (this.#unsynced.length > 0 || this.#walIsLong())) {
       this.#syncing = this.#syncAll();
     }
@@ -410,9 +414,7 @@ export class GroupCommit {
 const WAL_HEADER = Buffer.alloc(32);
 const writeAt = promisify(write);
 
-const nodeDisk: DiskSync = { fdatasync: promisify(fdatasync), fsync: promisify(fsync) };
-
-async function synced<T>(path: string, work: () => Promise<T>): Promise<T> {
+async function synced<T>(path: string, work: () => Promise<T> | T): Promise<T> {
   try {
     return await work();
   } catch (cause) {
@@ -452,9 +454,9 @@ function copiedWhole(db: SqlHandle): boolean {
   }
 }
 
-/** With no transaction open. A frame is a page and its header of 24 bytes. */
-function walBytes(db: SqlHandle): number {
-  return walState(db, "NOOP").frames * (Number(db.pragma("page_size", { simple: true })) + 24);
+/** Of a page in the WAL, with its header. */
+function frameBytes(db: SqlHandle): number {
+  return Number(db.pragma("page_size", { simple: true })) + 24;
 }
 
 function walState(db: SqlHandle, mode: "NOOP" | "PASSIVE"): { readonly frames: number; readonly copied: number } {

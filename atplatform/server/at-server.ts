@@ -1,7 +1,7 @@
 import { statSync } from "node:fs";
 import type { SecureContext } from "node:tls";
 import type { Clock } from "../../core/clock.js";
-import type { DiskSync } from "../../core/group-commit.js";
+import type { DiskSync } from "../../core/disk-sync.js";
 import type { Log } from "../../core/log.js";
 import { ChildSignal, Scope, TaskGroup, type Disposable } from "../../core/scope.js";
 import { signText } from "../crypto/signatures.js";

@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { systemClock, type Clock } from "../../core/clock.js";
 import { EdgeError } from "../../core/errors.js";
-import type { DiskSync } from "../../core/group-commit.js";
+import type { DiskSync } from "../../core/disk-sync.js";
 import { silentLog, type Log } from "../../core/log.js";
 import { makeFolder } from "../../core/make-folder.js";
 import { Scope, type Disposable } from "../../core/scope.js";

@@ -2,7 +2,7 @@ import type { SecureContext } from "node:tls";
 import { domainToASCII } from "node:url";
 import type { Clock } from "../../core/clock.js";
 import { codeOf } from "../../core/errors.js";
-import type { DiskSync } from "../../core/group-commit.js";
+import type { DiskSync } from "../../core/disk-sync.js";
 import type { Log } from "../../core/log.js";
 import type { Disposable } from "../../core/scope.js";
 import { bareAtSign, type AtSign } from "../protocol/at-sign.js";

@@ -5,7 +5,8 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import type { Test } from "tap";
 import t from "tap";
-import type { DiskSync, GroupCommit } from "../../core/group-commit.js";
+import type { DiskSync } from "../../core/disk-sync.js";
+import type { GroupCommit } from "../../core/group-commit.js";
 import { openGroupCommit } from "../../core/group-commit.js";
 import { tempFolder } from "../fixtures/temp-folder.js";
 
@@ -168,7 +169,7 @@ t.test("GroupCommit", async (t) => {
       );
     };
     /** Writes in each of the next microtasks: between any two steps of a checkpoint. */
-    const busily = async (work: Promise<void>): Promise<void> => {
+    const busily = async (work: Promise<void> | void): Promise<void> => {
       await work;
       let next = Promise.resolve();
       for (let depth = 0; depth < 12; depth++) next = next.then(write);

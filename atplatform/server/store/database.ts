@@ -1,6 +1,7 @@
 import Database from "better-sqlite3";
 import { closeSync, openSync } from "node:fs";
-import { openGroupCommit, type DiskSync, type GroupCommit } from "../../../core/group-commit.js";
+import type { DiskSync } from "../../../core/disk-sync.js";
+import { openGroupCommit, type GroupCommit } from "../../../core/group-commit.js";
 import { EdgeError } from "../../../core/errors.js";
 import type { Disposable } from "../../../core/scope.js";
 
@@ -99,6 +100,9 @@ export interface AtDatabase extends Disposable {
   readonly path: string;
 }
 
+/** A disk this quick costs a client less when it is waited for on the event loop. */
+const SYNC_MAY_BLOCK_MS = 2;
+
 /**
  * Opens or makes the file of one atSign and locks it.
  *
@@ -107,7 +111,7 @@ export interface AtDatabase extends Disposable {
 export async function openAtDatabase(path: string, disk?: DiskSync): Promise<AtDatabase> {
   makePrivate(path);
   const db = new Database(path, { timeout: 0 });
-  const commits = await openGroupCommit({ db, path, ...(disk && { disk }) });
+  const commits = await openGroupCommit({ db, path, mayBlockMs: SYNC_MAY_BLOCK_MS, ...(disk && { disk }) });
   try {
     await commits.write(() => migrate(db, path));
   } catch (error) {
