@@ -17,6 +17,17 @@ export interface Reading {
   readonly class?: ReadingClass;
 }
 
+/** A reading that a driver may give. */
+export interface ReadingDescription {
+  /** As in {@link Reading}; `*` stands for a part that the device decides, such as the serial number of a sensor. */
+  readonly name: string;
+  readonly unit?: string;
+  /** Left out where only the device knows. */
+  readonly type?: "number" | "string" | "boolean";
+  /** `measurement` unless given. */
+  readonly class?: ReadingClass;
+}
+
 export interface CommandDescription {
   readonly name: string;
   /** A JSON Schema for the arguments; left out: any object. */
@@ -33,6 +44,8 @@ export interface CommandDescription {
  */
 export interface Driver {
   readonly id: string;
+  /** All that it may publish; left out by a driver whose device alone knows. May grow while it is open. */
+  readonly readings?: readonly ReadingDescription[];
   readonly commands: readonly CommandDescription[];
   /** Returns when `stop` aborts; throws {@link DeviceGone} when the device goes. */
   run(stop: AbortSignal): Promise<void>;
