@@ -9,6 +9,6 @@ export type AnyDriverConfig = DriverConfig | BridgeConfig;
 
 /** The driver of a `[[driver]]` table, as the supervisor wants it. */
 export function anyConfiguredDriver(config: AnyDriverConfig): ConfiguredDriver {
-  if (config.type !== "link" && config.type !== "smp") return configuredDriver(config);
-  return { id: config.id, type: config.type, open: bridgeOpener(config) };
+  if (config.type !== "link" && config.type !== "smp") return { ...configuredDriver(config), config };
+  return { id: config.id, type: config.type, open: bridgeOpener(config), config };
 }

@@ -12,10 +12,17 @@ export interface LogOptions {
   readonly form?: LogForm;
   /** Takes whole lines; standard error unless given. */
   readonly write?: (line: string) => void;
+  /** Sees each line as JSON, whatever the form. */
+  readonly keep?: (line: string) => void;
+}
+
+export interface AgentLog extends Log {
+  /** For this log and all its children. */
+  setLevel(level: LogLevel): void;
 }
 
 /** Fields with such a name hold secrets, whatever their value. */
-const SECRET_NAME = /secret|passw|passphrase|private|cram|^otp$|^token$|aeskey|selfencryption|symmetric/iu;
+export const SECRET_NAME = /secret|passw|passphrase|private|cram|^otp$|^token$|aeskey|selfencryption|symmetric/iu;
 /** The password in `mqtt://user:password@host`. */
 const URL_PASSWORD = /(:\/\/[^:/@\s"]*):[^@/\s"]*@/gu;
 
@@ -28,26 +35,41 @@ const NAMES: Readonly<Record<number, string>> = { 20: "debug", 30: "info ", 40: 
  * lines on a terminal. `bigint`s, bytes and errors are made fit to print, and secrets are left out by the name of their
  * field.
  */
-export function openLog({ level = "info", form = formOfStderr(), write = stderrWriter() }: LogOptions = {}): Log {
-  const stream = { write: (line: string) => write(render(line, form)) };
+export function openLog({
+  level = "info",
+  form = formOfStderr(),
+  write = stderrWriter(),
+  keep,
+}: LogOptions = {}): AgentLog {
+  const stream = {
+    write(line: string) {
+      keep?.(line);
+      write(render(line, form));
+    },
+  };
   // An error is made printable here, before pino sees it.
   const serializers = { err: (value: unknown) => value };
-  return wrap(pino({ level, base: null, timestamp: pino.stdTimeFunctions.isoTime, serializers }, stream));
+  // pino's children would keep the level that they were made with.
+  const logger = pino({ level: "debug", base: null, timestamp: pino.stdTimeFunctions.isoTime, serializers }, stream);
+  const least = { level };
+  return { ...wrap(logger, least), setLevel: (next) => void (least.level = next) };
 }
 
+const LEVELS: readonly LogLevel[] = ["debug", "info", "warn", "error"];
+
 /** Makes fields printable; pino's own hooks for that leave out the context of children. */
-function wrap(logger: Logger): Log {
+function wrap(logger: Logger, least: { readonly level: LogLevel }): Log {
   const at =
     (level: LogLevel) =>
     (fields: LogFields, message: string): void => {
-      if (logger.isLevelEnabled(level)) logger[level](printable(fields), message);
+      if (LEVELS.indexOf(level) >= LEVELS.indexOf(least.level)) logger[level](printable(fields), message);
     };
   return {
     debug: at("debug"),
     info: at("info"),
     warn: at("warn"),
     error: at("error"),
-    child: (context) => wrap(logger.child(printable(context))),
+    child: (context) => wrap(logger.child(printable(context)), least),
   };
 }
 

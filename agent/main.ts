@@ -11,6 +11,7 @@ import { OwnKeyGuard } from "../messages/own-key.js";
 import { PeerTrust } from "../messages/peer-trust.js";
 import { AgentTime } from "./agent-time.js";
 import { loadConfig } from "./config/load.js";
+import { LiveConfig, type LiveConfigOptions } from "./config/live-config.js";
 import { type AgentConfig, faultLine } from "./config/parse.js";
 import { CommandDesk } from "./control/command-desk.js";
 import { Policy } from "./control/policy.js";
@@ -23,8 +24,10 @@ import { driversHealth, linkHealth, storeHealth } from "./health/sources.js";
 import { keepManagerInformed, tellStopping } from "./health/watchdog.js";
 import { deviceInfo } from "./device-info.js";
 import { loadKeys } from "./keys/load-keys.js";
+import { LocalControl } from "./local-control.js";
 import { checkEnrollment, knownEnrollment, refuseManagerKeys } from "./keys/manager-keys.js";
-import { openLog } from "./log.js";
+import { onHangup, reload } from "./reload.js";
+import { type AgentLog, openLog } from "./log.js";
 import { monitor } from "./monitor.js";
 import { peerRecords } from "./peer-records.js";
 import { openStore, type Store } from "./store/store.js";
@@ -47,7 +50,8 @@ export class StateDirUnusable extends EdgeError {
  */
 export async function runAgent({ configFile, version }: RunOptions, stop: AbortSignal): Promise<void> {
   const manager = systemdOf(process.env);
-  const { config, warnings } = await loadConfig(configFile);
+  const load = (): ReturnType<typeof loadConfig> => loadConfig(configFile);
+  const { config, warnings } = await load();
   const log = openLog({ level: config.logLevel });
   for (const warning of warnings)
     log.warn({ fault: faultLine(warning) }, "the configuration may not be what was meant");
@@ -78,13 +82,16 @@ export async function runAgent({ configFile, version }: RunOptions, stop: AbortS
   await using group = new TaskGroup(stop);
   const { device, ns, stateDir, allowManagerKeys } = config;
   const check = { ...inUse, client, stateDir, address: { device, ns }, allowManagerKeys, clock };
-  const parts = joinParts({ config, keys, store, client, clock, log, group, version });
+  const parts = joinParts({ config, load, keys, store, client, clock, log, group, version });
   log.info({ version, atsign: config.atsign, device: config.device, drivers: config.driver.length }, "agent started");
   group.start((signal) => checkEnrollment({ ...check, log: log.child({ part: "keys" }) }, signal));
-  const { health } = parts;
+  const { health, live } = parts;
+  using _hangup = onHangup(() => group.start(() => reload(live, manager, log)));
   const { metricsPort } = config;
   await using metrics = metricsPort === undefined ? undefined : await openMetrics(health, metricsPort, log);
   if (metrics) log.info({ port: metrics.port }, "metrics are served on 127.0.0.1");
+  await using local = await openLocalControl(stateDir, log);
+  local?.add("health", () => health.snapshot());
   if (manager) {
     const flush = (): Promise<void> => store.flush();
     group.start((signal) => keepManagerInformed({ manager, health, flush, clock, log }, signal));
@@ -96,11 +103,12 @@ export async function runAgent({ configFile, version }: RunOptions, stop: AbortS
 
 interface Joint {
   readonly config: AgentConfig;
+  readonly load: LiveConfigOptions["load"];
   readonly keys: AtKeys;
   readonly store: Store;
   readonly client: AtClient;
   readonly clock: Clock;
-  readonly log: Log;
+  readonly log: AgentLog;
   readonly group: TaskGroup;
   readonly version: string;
 }
@@ -115,12 +123,13 @@ async function openMetrics(health: HealthBoard, port: number, log: Log) {
 }
 
 interface Parts {
+  readonly live: LiveConfig;
   readonly health: HealthBoard;
   run(): Promise<void>;
 }
 
 /** Makes the parts and tells them of each other; they run when they are started. */
-function joinParts({ config, keys, store, client, clock, log, group, version }: Joint): Parts {
+function joinParts({ config, load, keys, store, client, clock, log, group, version }: Joint): Parts {
   const { atsign: us, device, ns } = config;
   const address = { device, ns };
   const time = new AgentTime(clock, store.lastKnownMs);
@@ -140,9 +149,22 @@ function joinParts({ config, keys, store, client, clock, log, group, version }: 
     clock,
     log: log.child({ part: "drivers" }),
   });
+  let policy = new Policy(config.allow);
+  const live = new LiveConfig({
+    config,
+    load,
+    async apply(next) {
+      policy = new Policy(next.allow);
+      trust.configure(configuredPins(next));
+      log.setLevel(next.logLevel);
+      await drivers.configure(next.driver.map(anyConfiguredDriver), new Set());
+      uplink.infoChanged();
+    },
+    log: log.child({ part: "config" }),
+  });
   const desk = new CommandDesk({
     address,
-    policy: new Policy(config.allow),
+    policy: () => policy,
     reader: new RequestReader({ us, address, trust, now }),
     store: storedCommands(store, address, () => now() ?? clock.now()),
     drivers,
@@ -171,12 +193,13 @@ function joinParts({ config, keys, store, client, clock, log, group, version }: 
     maxDelayMs: config.maxDelayMs,
     stateIntervalMs: config.stateIntervalMs,
     readers: config.reader.map(({ atsign, consumer, receipts }) => ({ atSign: atsign, consumer, receipts })),
-    info: () => deviceInfo({ version, config, drivers, health: health.snapshot() }),
+    info: () => deviceInfo({ version, config: live.config, drivers, health: health.snapshot() }),
   });
   health.add(() => storeHealth(store));
   health.add(() => linkHealth(client));
   health.add(() => driversHealth(drivers));
   health.add(() => uplink.health());
+  health.add(() => live.health());
   health.add(() => [{ name: "control", state: "ok", counters: desk.counters.values() }]);
   const receive = async (n: ReceivedNotification, signal: AbortSignal): Promise<void> => {
     if (!(await uplink.receive(n, signal))) desk.receive(n);
@@ -184,6 +207,7 @@ function joinParts({ config, keys, store, client, clock, log, group, version }: 
 
   return {
     health,
+    live,
     async run() {
       group.start((signal) => store.run(signal));
       group.start((signal) => drivers.run(signal));

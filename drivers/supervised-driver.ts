@@ -35,8 +35,8 @@ export const DRIVER_LIMITS: DriverLimits = {
   logEveryMs: 60_000,
 };
 
-/** `opening` and `waiting` alternate while the device is away. */
-export type DriverState = "opening" | "running" | "waiting" | "stopped";
+/** `opening` and `waiting` alternate while the device is away; `disabled` by an operator. */
+export type DriverState = "opening" | "running" | "waiting" | "stopped" | "disabled";
 
 export interface DriverHealth {
   readonly id: string;

@@ -1,12 +1,14 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
+import { isDeepStrictEqual } from "node:util";
 import type { Clock } from "../core/clock.js";
-import { CommandRefused } from "../core/command-errors.js";
+import { CommandRefused, CommandUncertain } from "../core/command-errors.js";
 import type { CommandDescription, DriverDeps, Reading } from "../core/driver.js";
 import type { Log } from "../core/log.js";
-import { TaskGroup } from "../core/scope.js";
+import { ChildSignal, TaskGroup, untilAborted } from "../core/scope.js";
 import { openPort } from "./serial/open-port.js";
 import { SupervisedDriver, type DriverHealth, type SupervisedOptions } from "./supervised-driver.js";
+import { within } from "./within.js";
 
 /** What opens a configured driver; `drivers/registry.ts` gives it for each kind. */
 export interface ConfiguredDriver {
@@ -15,10 +17,14 @@ export interface ConfiguredDriver {
   readonly open: SupervisedOptions["open"];
   /** Resolves when a device that is away has come; it ends the wait before the next opening. */
   readonly untilPresent?: SupervisedOptions["untilPresent"];
+  /** All that it is made from: while this stays equal, the driver runs on when the configuration is read anew. */
+  readonly config?: unknown;
 }
 
 export interface DriverSupervisorOptions {
   readonly drivers: readonly ConfiguredDriver[];
+  /** Ids of drivers that are known, but do not run. */
+  readonly disabled?: ReadonlySet<string>;
   /** Resolves when the readings are in the outbox. */
   readonly publish: (driverId: string, readings: readonly Reading[]) => Promise<void>;
   /** Folder under which each driver gets one of its own, on its first demand. */
@@ -34,19 +40,109 @@ export interface DriverCommands {
   readonly commands: readonly CommandDescription[];
 }
 
+/** What a new configuration did, by ids. */
+export interface DriverChanges {
+  readonly kept: readonly string[];
+  readonly started: readonly string[];
+  readonly stopped: readonly string[];
+}
+
+interface Slot {
+  readonly configured: ConfiguredDriver;
+  readonly driver: SupervisedDriver;
+  running: { readonly stop: ChildSignal; readonly ended: Promise<void> } | undefined;
+}
+
+/** A driver that ends later than this is not waited for; the new one then finds its device taken, and tries again. */
+const END_WITHIN_MS = 10_000;
+
 /** Runs the configured drivers, each for itself: what fails is opened again, for ever, and disturbs no other. */
 export class DriverSupervisor {
-  readonly #drivers: ReadonlyMap<string, SupervisedDriver>;
+  readonly #options: DriverSupervisorOptions;
+  #slots: ReadonlyMap<string, Slot>;
+  #disabled: ReadonlySet<string>;
+  #group: TaskGroup | undefined;
+  #configuring: Promise<unknown> = Promise.resolve();
 
   constructor(options: DriverSupervisorOptions) {
-    this.#drivers = new Map(options.drivers.map((driver) => [driver.id, supervise(driver, options)]));
+    this.#options = options;
+    this.#disabled = options.disabled ?? new Set();
+    this.#slots = new Map(options.drivers.map((configured) => [configured.id, this.#slotOf(configured)]));
   }
 
   /** Returns when `stop` has aborted and every driver is closed or past its deadline. */
   async run(stop: AbortSignal): Promise<void> {
     await using group = new TaskGroup(stop);
-    for (const driver of this.#drivers.values()) group.start((signal) => driver.run(signal));
-    await group.join();
+    this.#group = group;
+    try {
+      // Without drivers, too: the next configuration may have some.
+      group.start((signal) => untilAborted(new Promise<never>(() => undefined), signal));
+      for (const slot of this.#slots.values()) this.#start(slot);
+      await group.join();
+    } finally {
+      this.#group = undefined;
+    }
+  }
+
+  /**
+   * Takes another list of drivers while they run: one whose `config` is the same runs on untouched, others are stopped
+   * and started. `disabled` ones are known, but do not run.
+   */
+  configure(drivers: readonly ConfiguredDriver[], disabled: ReadonlySet<string>): Promise<DriverChanges> {
+    const done = this.#configuring.then(() => this.#configure(drivers, disabled));
+    this.#configuring = done.catch(() => undefined); // whoever asked is told
+    return done;
+  }
+
+  async #configure(drivers: readonly ConfiguredDriver[], disabled: ReadonlySet<string>): Promise<DriverChanges> {
+    const same = new Set(
+      drivers.filter((next) => isSame(this.#slots.get(next.id)?.configured, next)).map(({ id }) => id),
+    );
+    const leaving = [...this.#slots.values()].filter(
+      ({ configured: { id }, running }) => running && (!same.has(id) || disabled.has(id)),
+    );
+    this.#disabled = disabled;
+    await Promise.all(leaving.map((slot) => this.#stop(slot)));
+    const slots = drivers.map((next) => {
+      const known = same.has(next.id) ? this.#slots.get(next.id) : undefined;
+      return [next.id, known ?? this.#slotOf(next)] as const;
+    });
+    this.#slots = new Map(slots);
+    const starting = [...this.#slots.values()].filter((slot) => this.#start(slot));
+    const idOf = ({ configured }: Slot): string => configured.id;
+    const started = starting.map(idOf);
+    const kept = [...this.#slots.keys()].filter((id) => !started.includes(id) && !disabled.has(id));
+    return { kept, started, stopped: leaving.map(idOf) };
+  }
+
+  /** @returns whether it was not running, and may run. */
+  #start(slot: Slot): boolean {
+    const group = this.#group;
+    if (!group || slot.running || this.#disabled.has(slot.configured.id)) return false;
+    const stop = new ChildSignal(group.signal);
+    const run = async (): Promise<void> => {
+      try {
+        await slot.driver.run(stop.signal);
+      } finally {
+        slot.running = undefined;
+        await stop[Symbol.asyncDispose]();
+      }
+    };
+    const ended = run();
+    slot.running = { stop, ended };
+    group.start(() => ended);
+    return true;
+  }
+
+  async #stop({ running, configured }: Slot): Promise<void> {
+    if (!running) return;
+    running.stop.abort(new CommandUncertain(`${configured.id} was configured anew during the command`));
+    const { clock, log } = this.#options;
+    const never = new AbortController().signal;
+    const options = { ms: END_WITHIN_MS, clock, what: `end ${configured.id}` };
+    await within(() => running.ended, options, never).catch((error: unknown) =>
+      log.warn({ err: error, driver: configured.id }, "driver did not end"),
+    );
   }
 
   /**
@@ -60,19 +156,31 @@ export class DriverSupervisor {
     args: Readonly<Record<string, unknown>>,
     signal: AbortSignal,
   ): Promise<unknown> {
-    const driver = this.#drivers.get(target);
-    if (!driver) throw new CommandRefused(`no driver ${JSON.stringify(target)}`);
-    return driver.call(command, args, signal);
+    const slot = this.#slots.get(target);
+    if (!slot) throw new CommandRefused(`no driver ${JSON.stringify(target)}`);
+    return slot.driver.call(command, args, signal);
   }
 
   /** The commands of each driver; none for one that was never open so far. */
   commands(): readonly DriverCommands[] {
-    return Array.from(this.#drivers, ([target, { commands }]) => ({ target, commands }));
+    return Array.from(this.#slots, ([target, { driver }]) => ({ target, commands: driver.commands }));
   }
 
   health(): readonly DriverHealth[] {
-    return Array.from(this.#drivers.values(), (driver) => driver.health);
+    return Array.from(this.#slots, ([id, { driver }]) => {
+      const { health } = driver;
+      return this.#disabled.has(id) && health.state === "stopped" ? { ...health, state: "disabled" } : health;
+    });
   }
+
+  #slotOf(configured: ConfiguredDriver): Slot {
+    return { configured, driver: supervise(configured, this.#options), running: undefined };
+  }
+}
+
+/** Only a driver that tells its configuration can be known to be the same. */
+function isSame(known: ConfiguredDriver | undefined, next: ConfiguredDriver): boolean {
+  return known?.config !== undefined && isDeepStrictEqual(known.config, next.config);
 }
 
 function supervise(

@@ -65,9 +65,17 @@ const MAX_VOUCHED = 64;
 export class PeerTrust {
   readonly #options: PeerTrustOptions;
   readonly #pinned = new Map<string, Pinned>();
+  #configured: ReadonlyMap<string, string>;
 
   constructor(options: PeerTrustOptions) {
     this.#options = options;
+    this.#configured = options.configured;
+  }
+
+  /** Takes other fingerprints of a human's; every peer's key is looked at anew. */
+  configure(configured: ReadonlyMap<string, string>): void {
+    this.#configured = configured;
+    this.#pinned.clear();
   }
 
   /** The peer's encryption public key. @throws {PeerKeyChanged} @throws {SignatureInvalid} when it is no RSA key. */
@@ -113,10 +121,10 @@ export class PeerTrust {
   }
 
   async #pin(peer: string, fresh: boolean, signal: AbortSignal): Promise<Pinned> {
-    const { records, configured, remembered, log } = this.#options;
+    const { records, remembered, log } = this.#options;
     const text = await records.publicKeyOf(peer, { fresh }, signal);
     const actual = fingerprintOf(text);
-    const decision = decidePin({ configured: configured.get(peer), remembered: remembered.get(peer), actual });
+    const decision = decidePin({ configured: this.#configured.get(peer), remembered: remembered.get(peer), actual });
     if (decision.verdict === "changed") {
       this.#pinned.delete(peer);
       throw new PeerKeyChanged(peer, decision.expected, actual);

@@ -27,7 +27,8 @@ import type { Asked, RequestNotification, RequestReader } from "./request-reader
 
 export interface CommandDeskOptions {
   readonly address: DeviceAddress;
-  readonly policy: Policy;
+  /** The one in effect; it may be another one later. */
+  readonly policy: () => Policy;
   readonly reader: Pick<RequestReader, "read">;
   readonly store: CommandStore;
   readonly drivers: Pick<DriverSupervisor, "call" | "commands" | "health">;
@@ -95,7 +96,7 @@ export class CommandDesk {
     const reqId = requestIdOf(n.key, address);
     if (reqId === undefined || n.operation !== "update") return;
     this.counters.add("requests");
-    const caller = policy.callerOf(n.from);
+    const caller = policy().callerOf(n.from);
     if (!caller) {
       this.counters.add("unnamed");
       this.#audit("unnamed", { from: n.from }, "request of an atSign that no [[allow]] names: no answer");

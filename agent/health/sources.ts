@@ -23,8 +23,9 @@ export function storeHealth({ health }: Pick<Store, "health">): PartStatus[] {
 export function driversHealth(drivers: Pick<DriverSupervisor, "health">): PartStatus[] {
   return drivers.health().map(({ id, state, lastErrorCode, counters }) => ({
     name: `driver.${id}`,
-    state: state === "running" ? "ok" : "degraded",
-    code: lastErrorCode,
+    // Disabled by an operator: it is as it should be.
+    state: state === "running" || state === "disabled" ? "ok" : "degraded",
+    code: state === "disabled" ? "DISABLED" : lastErrorCode,
     counters,
   }));
 }

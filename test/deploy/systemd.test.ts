@@ -53,6 +53,7 @@ t.test("the units", async (t) => {
     const text = readFileSync(join(FOLDER, "atedge.service"), "utf8");
     t.match(text, /^Type=notify$/m);
     t.match(text, /^NotifyAccess=all$/m, "signs of life come from a child");
+    t.match(text, /^ExecReload=\/bin\/kill -HUP \$MAINPID$/m);
     t.match(text, /^SystemCallFilter=@system-service @pkey$/m);
     t.notMatch(text, /^MemoryDenyWriteExecute/m);
   });

@@ -288,4 +288,57 @@ void t.test("DriverSupervisor", async (t) => {
     await running.stopped;
     t.match(running.supervisor.health(), [{ state: "stopped" }]);
   });
+
+  await t.test("takes a new list while it runs: what is the same runs on, the rest ends and begins", async (t) => {
+    const events: string[] = [];
+    const made = (id: string, config: unknown): ConfiguredDriver => ({
+      ...{ id, type: "test", config },
+      open: async () => {
+        events.push(`open ${id} ${String(config)}`);
+        return fakeDriver({ id, [Symbol.asyncDispose]: async () => void events.push(`close ${id} ${String(config)}`) });
+      },
+    });
+    await using running = await start(async () => fakeDriver(), { more: [made("a", 1), made("b", 1)] });
+    const { supervisor, clock } = running;
+    const configure = async (drivers: ConfiguredDriver[], ...disabled: string[]) => {
+      const changes = supervisor.configure(drivers, new Set(disabled));
+      await clock.advance(0);
+      return changes;
+    };
+    t.same(events.splice(0), ["open a 1", "open b 1"]);
+
+    t.same(await configure([made("a", 1), made("b", 2), made("c", 1)]), {
+      kept: ["a"],
+      started: ["b", "c"],
+      stopped: ["fake", "b"],
+    });
+    t.same(events.splice(0), ["close b 1", "open b 2", "open c 1"], "the old one is closed before the new one opens");
+    t.match(supervisor.health(), [
+      { id: "a", state: "running", counters: { opened: 1 } },
+      { id: "b", state: "running" },
+      { id: "c", state: "running" },
+    ]);
+    t.equal(await supervisor.call("c", "go", {}, never), "gone");
+    await t.rejects(supervisor.call("fake", "go", {}, never), { code: "COMMAND_REFUSED" });
+
+    await configure([made("a", 1), made("b", 2), made("c", 1)], "a");
+    t.same(events.splice(0), ["close a 1"]);
+    t.match(supervisor.health()[0], { id: "a", state: "disabled" });
+    await t.rejects(supervisor.call("a", "go", {}, never), { code: "COMMAND_REFUSED" });
+    await configure([made("a", 1), made("b", 2), made("c", 1)]);
+    t.same(events.splice(0), ["open a 1"]);
+
+    t.same(await configure([]), { kept: [], started: [], stopped: ["a", "b", "c"] });
+    t.same(await configure([made("d", 1)]), { kept: [], started: ["d"], stopped: [] });
+  });
+
+  await t.test("does not wait for ever for a driver that does not end, when it is configured anew", async (t) => {
+    let end = (): void => undefined;
+    await using running = await start(async () => fakeDriver({ run: () => new Promise((resolve) => (end = resolve)) }));
+    const changes = running.supervisor.configure([], new Set());
+    await running.clock.advance(10_001);
+    t.same((await changes).stopped, ["fake"]);
+    t.same(running.supervisor.health(), []);
+    end();
+  });
 });

@@ -147,6 +147,49 @@ t.test("the agent as a process", async (t) => {
     },
   );
 
+  t.test("reads its configuration anew at SIGHUP: what is unchanged runs on, a fault changes nothing", async (t) => {
+    const allow = (commands: string): string => `[[allow]]\natsign = "@grower"\ncommands = ["${commands}"]\n`;
+    const other = SIMULATED.replace('"sim"', '"other"');
+    const file = configured("reloaded", `${allow("sim/free")}${SIMULATED}${other}`);
+    const call = (...command: string[]) =>
+      start("call", "@greenhouse/reloaded", ...command, ...remote("@grower")).ended;
+    const agent = runAgent(file);
+    const opened = (driver: string): number =>
+      agent.err.split("\n").filter((line) => line.includes(`"driver":"${driver}"`) && line.includes("driver running"))
+        .length;
+    await agent.until(() => (opened("sim") === 1 && opened("other") === 1) || undefined, "both drivers");
+    t.match(await call("sim", "set", '{"value":1}'), { code: 1, err: /not-allowed/ });
+
+    const before = readFileSync(file, "utf8");
+    const changed = before.replace("sim/free", "sim/set").replace(/(id = "other"[^[]*intervalMs = )50/u, "$160");
+    writeFileSync(file, `${changed}[[driver]]\nid = "third"\ntype = "simulated"\nname = "third"\n`);
+    agent.kill("SIGHUP");
+    await agent.until(({ err }) => err.includes("configuration read anew") || undefined, "the new configuration");
+    await agent.until(
+      () => (opened("other") === 2 && opened("third") === 1) || undefined,
+      "the changed and the new one",
+    );
+    t.equal(opened("sim"), 1, "the unchanged one was not touched");
+    t.match(agent.err, /"changed":\["allow\.@grower\.commands","driver\.other\.intervalMs","driver\.third"\]/u);
+    t.match(await call("sim", "set", '{"value":1}'), { code: 0 });
+
+    writeFileSync(file, `maxBatch = 0\n${changed}`);
+    agent.kill("SIGHUP");
+    await agent.until(({ err }) => err.includes("stays in effect") || undefined, "the fault");
+    t.match(agent.err, /maxBatch: expected 1 to 1000, got 0/);
+    t.match(await call("third", "set", '{"value":1}'), { code: 1, err: /not-allowed/ }, "and the agent goes on");
+    await agent.until(
+      ({ err }) => /"name":"config","state":"degraded","code":"CONFIG_INVALID"/u.test(err) || undefined,
+      "health",
+    );
+
+    writeFileSync(file, changed.replace("maxDelayMs = 100", "maxDelayMs = 200"));
+    agent.kill("SIGHUP");
+    await agent.until(({ err }) => /"paths":\["maxDelayMs"\].*at the next start/u.test(err) || undefined, "the rest");
+    t.equal((await agent.stop()).code, 0);
+    t.equal(opened("sim"), 1);
+  });
+
   t.test("writes no secret anywhere but into the key file", async (t) => {
     const secrets = Object.values(JSON.parse(readFileSync(platform.keyFile("@greenhouse"), "utf8")) as object);
     const file = configured("quiet", `logLevel = "debug"\n[[reader]]\natsign = "@grower"\n${SIMULATED}`);

@@ -33,6 +33,22 @@ t.test("the log", async (t) => {
     );
   });
 
+  t.test("changes its level for its children, too, and shows each line to whom it may concern", async (t) => {
+    const kept: string[] = [];
+    const log = openLog({ level: "info", form: "terminal", write: () => undefined, keep: (line) => kept.push(line) });
+    const child = log.child({ part: "a" });
+    child.debug({}, "one");
+    log.setLevel("debug");
+    child.debug({}, "two");
+    log.setLevel("error");
+    child.warn({}, "three");
+    t.match(
+      kept.map((line) => JSON.parse(line) as unknown),
+      [{ part: "a", msg: "two" }],
+    );
+    t.equal(kept.length, 1);
+  });
+
   t.test("is readable on a terminal", async (t) => {
     const [line = ""] = logged("terminal", (log) =>
       log.child({ driver: "vent" }).warn({ why: "gone away", n: 2 }, "driver failed"),

@@ -1,0 +1,33 @@
+import { isatty } from "node:tty";
+import { EdgeError } from "../core/errors.js";
+import type { Log } from "../core/log.js";
+import type { LiveConfig } from "./config/live-config.js";
+import type { ServiceManager } from "./health/notify-systemd.js";
+
+/**
+ * Calls `reload` at each SIGHUP, until disposed. When the terminal that the agent was started on has gone, that is what
+ * the signal means, and the process ends as it would without us.
+ */
+export function onHangup(reload: () => void): Disposable {
+  const hadTerminal = isatty(0);
+  const listener = (): void => {
+    if (hadTerminal && !isatty(0)) process.kill(process.pid, "SIGTERM");
+    else reload();
+  };
+  process.on("SIGHUP", listener);
+  return { [Symbol.dispose]: () => void process.off("SIGHUP", listener) };
+}
+
+/** Reads the configuration anew and keeps systemd informed, sd_notify(3). A fault is logged and changes nothing. */
+export async function reload(live: LiveConfig, manager: ServiceManager | undefined, log: Log): Promise<void> {
+  const tell = async (...assignments: readonly string[]): Promise<void> =>
+    manager?.notify(...assignments).catch((error: unknown) => log.warn({ err: error }, "systemd was not told"));
+  await tell("RELOADING=1", `MONOTONIC_USEC=${process.hrtime.bigint() / 1000n}`);
+  try {
+    await live.reload("SIGHUP");
+  } catch (error) {
+    if (!(error instanceof EdgeError)) throw error; // told by `live`
+  } finally {
+    await tell("READY=1");
+  }
+}
