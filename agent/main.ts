@@ -86,7 +86,7 @@ export async function runAgent({ configFile, version }: RunOptions, stop: AbortS
   log.info({ version, atsign: config.atsign, device: config.device, drivers: config.driver.length }, "agent started");
   group.start((signal) => checkEnrollment({ ...check, log: log.child({ part: "keys" }) }, signal));
   const { health, live } = parts;
-  using _hangup = onHangup(() => group.start(() => reload(live, manager, log)));
+  group.start((signal) => onHangup(() => group.start(() => reload(live, manager, log)), signal));
   const { metricsPort } = config;
   await using metrics = metricsPort === undefined ? undefined : await openMetrics(health, metricsPort, log);
   if (metrics) log.info({ port: metrics.port }, "metrics are served on 127.0.0.1");
