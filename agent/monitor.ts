@@ -2,7 +2,7 @@ import type { AtClient, ReceivedNotification } from "../atplatform/client/at-cli
 import type { ResumeStore } from "../atplatform/client/subscription.js";
 import type { Clock } from "../core/clock.js";
 import { TaskGroup } from "../core/scope.js";
-import { agentRegex, type DeviceAddress } from "../messages/names.js";
+import { agentRegex, type DeviceAddress, namespaceOf } from "../messages/names.js";
 import { patiently } from "./patience.js";
 
 export interface MonitorOptions {
@@ -24,7 +24,8 @@ export async function monitor(
 ): Promise<void> {
   await using group = new TaskGroup(signal);
   const underWay = new Set<Promise<void>>();
-  for await (const notification of client.subscribe({ regex: agentRegex(address), resume }, group.signal)) {
+  const options = { regex: agentRegex(address), resume, probeNamespace: namespaceOf(address) };
+  for await (const notification of client.subscribe(options, group.signal)) {
     if (underWay.size >= MAX_UNDER_WAY) await Promise.race(underWay);
     const decrypt: ReceivedNotification["decrypt"] = (inner) =>
       patiently(() => notification.decrypt(inner), clock, inner);

@@ -90,7 +90,10 @@ export const readerRegex = (address: DeviceAddress): string => `telemetry\\.${es
 export const callerRegex = (address: DeviceAddress): string =>
   `(ack|nack|success|error)\\.[0-9]+\\.cmd\\.__rpcs\\.${escapedTail(address)}@`;
 
-const tail = ({ device, ns }: DeviceAddress): string => `${device}.${ns}`;
+/** `<device>.<ns>`: the end of all keys of a device, and what its enrolment asks for. */
+export const namespaceOf = ({ device, ns }: DeviceAddress): string => `${device}.${ns}`;
+
+const tail = namespaceOf;
 const escapedTail = (address: DeviceAddress): string => tail(address).replaceAll(".", "\\.");
 const rpcKey = (address: DeviceAddress, type: string, reqId: number): string =>
   `${type}.${reqId}.cmd.__rpcs.${tail(address)}`;

@@ -5,6 +5,7 @@ import { AtServerError } from "../atplatform/protocol/at-error.js";
 import { parseAtSign } from "../atplatform/protocol/at-sign.js";
 import { codeOf, SyntaxInvalid } from "../core/errors.js";
 import { parseJson, type JsonField } from "../messages/json-field.js";
+import { type DeviceAddress, namespaceOf } from "../messages/names.js";
 import { PlatformUnavailable, type Incoming, type Platform, type ResumeState } from "./platform.js";
 
 /** Codes by which the client says that link or server were away, with nothing wrong in what was asked. */
@@ -16,8 +17,8 @@ const TRANSIENT: ReadonlySet<string> = new Set([
   "TIMED_OUT",
 ]);
 
-/** The atPlatform by our own client. The client stays its owner's. */
-export function platformOf(client: AtClient, keys: AtKeys): Platform {
+/** The atPlatform by our own client, for what concerns one device. The client stays its owner's. */
+export function platformOf(client: AtClient, keys: AtKeys, address: DeviceAddress): Platform {
   return {
     atSign: client.atSign,
     privateKey: keys.encryption.privateKey,
@@ -47,6 +48,7 @@ export function platformOf(client: AtClient, keys: AtKeys): Platform {
     async *notifications({ regex, resume, since }, signal) {
       const options = {
         regex,
+        probeNamespace: namespaceOf(address),
         ...(resume && { resume: resumeStoreOf(resume) }),
         ...(since !== undefined && { since }),
       };

@@ -71,7 +71,7 @@ export async function openSession(options: SessionOptions, signal: AbortSignal):
       signal,
     ),
   );
-  const platform = platformOf(client, keys);
+  const platform = platformOf(client, keys, address);
   const configured = new Map(options.key === undefined ? [] : [[owner, parseFingerprint(options.key)]]);
   const trust = new PeerTrust({ us: atSign, address, records: platform, configured, remembered, log: options.log });
   const howToAccept = (_: string, name: string): string => `take ${JSON.stringify(name)} out of ${pinFile}`;

@@ -120,9 +120,10 @@ export class RpcClient implements Disposable {
   }
 
   async #listen(onLive: () => void): Promise<void> {
-    const { client, server } = this.#options;
+    const { client, server, baseNamespace: probeNamespace } = this.#options;
     const regex = rpcRegex("(?:success|error|ack|nack)", this.#options);
-    for await (const notification of client.subscribe({ regex, since: "live", onLive }, this.#life.signal)) {
+    const options = { regex, since: "live", onLive, probeNamespace } as const;
+    for await (const notification of client.subscribe(options, this.#life.signal)) {
       if (notification.from !== server) continue;
       const key = parseRpcKey(notification.key, this.#options);
       const call = key && this.#calls.get(key.reqId);

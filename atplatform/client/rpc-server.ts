@@ -53,7 +53,7 @@ export async function serveRpc(options: RpcServerOptions, signal: AbortSignal): 
   let running = 0;
   const regex = rpcRegex("request", options);
   for await (const notification of client.subscribe(
-    { regex, since: "live", ...(onLive && { onLive }) },
+    { regex, since: "live", probeNamespace: options.baseNamespace, ...(onLive && { onLive }) },
     tasks.signal,
   )) {
     const { from, epochMillis } = notification;

@@ -86,7 +86,7 @@ t.test("the commands, against an atDirectory and two atServers", async (t) => {
   const owner = await member("@greenhouse", testKeys.alice);
   await member("@grower", testKeys.bob);
   const client = scope.use(await openAtClient({ ...owner, directory, ca }, forever));
-  const device = platformOf(client, owner.keys);
+  const device = platformOf(client, owner.keys, address);
   const outbound = new Outbound(device, "@grower", address);
   const pins = new Map<string, string>();
   const remembered = {
