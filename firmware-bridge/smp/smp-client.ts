@@ -8,16 +8,19 @@ import { formatSmpPacket, parseSmpPacket, type SmpPacket } from "./smp-packet.js
 
 export type SmpBody = ReadonlyMap<string, CborValue>;
 
-/** The server answered with an error. `group` is there in answers of version 2. */
+/**
+ * The server answered with an error. With `group` (answers of version 2), `rc` is one of that group's own codes, else
+ * one of the protocol's.
+ */
 export class SmpError extends EdgeError {
   override readonly code: string = "SMP_ERROR";
   readonly rc: number;
   readonly group: number | undefined;
 
   constructor(rc: number, group: number | undefined, reason: string | undefined) {
-    super(
-      `the board answered ${SMP_ERRORS[rc] ?? "an error"} (${group === undefined ? "" : `group ${group}, `}${rc})${reason ? `: ${reason}` : ""}`,
-    );
+    const names = group === undefined ? SMP_ERRORS : GROUP_ERRORS[group];
+    const where = group === undefined ? String(rc) : `group ${group}, ${rc}`;
+    super(`the board answered ${names?.[rc] ?? "an error"} (${where})${reason ? `: ${reason}` : ""}`);
     this.rc = rc;
     this.group = group;
   }
@@ -36,6 +39,28 @@ const SMP_ERRORS: Readonly<Record<number, string>> = {
   9: "corrupt",
   10: "busy",
   11: "access denied",
+  12: "protocol version too old",
+  13: "protocol version too new",
+};
+
+/** Those that a person can act on: Zephyr, os_mgmt.h, `os_mgmt_err_code_t`, and img_mgmt.h, `img_mgmt_err_code_t`. */
+const GROUP_ERRORS: Readonly<Record<number, Readonly<Record<number, string>>>> = {
+  0: { 1: "unknown error", 2: "invalid format" },
+  1: {
+    1: "unknown error",
+    3: "no image in the slot",
+    8: "no image with this hash",
+    9: "no free slot",
+    12: "flash write failed",
+    13: "flash erase failed",
+    14: "no such slot",
+    15: "no memory",
+    22: "bad image header",
+    23: "no MCUboot image",
+    24: "bad hash",
+    28: "an image is pending already",
+    30: "the image is too large",
+  },
 };
 
 export const SMP_NOT_SUPPORTED = 8;

@@ -28,7 +28,8 @@ export async function smpParameters(client: SmpClient, signal: AbortSignal): Pro
     const size = (await client.request({ operation: "read", group: OS, command: 6 }, signal)).get("buf_size");
     if (typeof size === "number" && size >= 128) client.bufferBytes = Math.min(size, 4096);
   } catch (error) {
-    if (!(error instanceof SmpError && error.rc === SMP_NOT_SUPPORTED)) throw error;
+    const isUnknown = error instanceof SmpError && error.group === undefined && error.rc === SMP_NOT_SUPPORTED;
+    if (!isUnknown) throw error;
   }
 }
 

@@ -133,17 +133,18 @@ export class SmpBoard implements Port {
     if (key === "0/5/write") return {};
     if (key === "0/6/read") {
       const { bufferBytes } = this.#options;
-      return bufferBytes ? { buf_size: bufferBytes, buf_count: 4 } : this.#fault(0, 8);
+      return bufferBytes ? { buf_size: bufferBytes, buf_count: 4 } : { rc: 8 };
     }
     if (key === "1/0/read") return this.#images();
     if (key === "1/0/write") return this.#setState(body.get("hash"), body.get("confirm") === true);
     if (key === "1/1/write") return this.#upload(body);
     if (key === "1/5/write") return this.#erase();
-    return this.#fault(group, 8);
+    return { rc: 8 };
   }
 
-  #fault(group: number, rc: number): Record<string, CborInput> {
-    return this.#options.version1 ? { rc } : { err: { group, rc } };
+  /** A group's own code where the version has them, else the protocol's. */
+  #fault(rc: number, [group, groupRc]: readonly [number, number]): Record<string, CborInput> {
+    return this.#options.version1 ? { rc } : { err: { group, rc: groupRc } };
   }
 
   get #inactive(): 0 | 1 {
@@ -177,23 +178,23 @@ export class SmpBoard implements Port {
       slot !== undefined && hash instanceof Uint8Array && Buffer.compare(hashOf(slot.image), hash) === 0;
     if (confirm && (hash === undefined || is(flash.slots[flash.active]))) flash.confirmed = true;
     else if (!confirm && is(flash.slots[this.#inactive]) && flash.confirmed) flash.pending = true;
-    else return this.#fault(1, 6);
+    else return this.#fault(6, [1, 8]);
     return this.#images();
   }
 
   #upload(body: SmpPacket["body"]): Record<string, CborInput> {
     const flash = this.#flash;
     const [off, data, sha, length] = [body.get("off"), body.get("data"), body.get("sha"), body.get("len")];
-    if (typeof off !== "number" || !(data instanceof Uint8Array)) return this.#fault(1, 3);
+    if (typeof off !== "number" || !(data instanceof Uint8Array)) return this.#fault(3, [1, 1]);
     if (off === 0) {
-      if (typeof length !== "number" || !flash.confirmed || flash.pending) return this.#fault(1, 6);
+      if (typeof length !== "number" || !flash.confirmed || flash.pending) return this.#fault(6, [1, 28]);
       const wanted = sha instanceof Uint8Array ? Buffer.from(sha).toString("hex") : "";
       if (flash.upload?.sha === wanted && flash.upload.bytes.length > 0) return { off: flash.upload.bytes.length };
       flash.upload = { sha: wanted, length, bytes: new Uint8Array() };
       flash.slots[this.#inactive] = undefined;
     }
     const { upload } = flash;
-    if (!upload) return this.#fault(1, 6);
+    if (!upload) return this.#fault(6, [1, 28]);
     if (off !== upload.bytes.length) return { off: upload.bytes.length };
     upload.bytes = Buffer.concat([upload.bytes, data]);
     if (upload.bytes.length < upload.length) return { off: upload.bytes.length };
