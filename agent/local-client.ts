@@ -64,7 +64,7 @@ function answerOn(socket: Socket, request: string, timeoutMs: number): Promise<s
         const [line] = framer.push(chunk);
         if (line) resolve(line.toString());
       } catch (error) {
-        reject(error as Error);
+        reject(error);
       }
     });
     socket.write(`${request}\n`);

@@ -10,6 +10,14 @@ import { LOCAL_LIMITS, withSocketPath } from "./local-socket.js";
 /** One thing that the agent can be asked. The result is sent as JSON. @throws {EdgeError}, of which code and text are sent. */
 export type LocalOp = (args: JsonFields, signal: AbortSignal) => unknown;
 
+/** A socket that cannot be made is no reason to take no readings. */
+export function openLocalControl(stateDir: string, log: Log): Promise<LocalControl | undefined> {
+  return LocalControl.open(stateDir, log.child({ part: "local" })).catch((error: unknown) => {
+    log.error({ err: error }, "nobody on this machine can ask this agent: its socket cannot be made");
+    return undefined;
+  });
+}
+
 /** There is no such operation. */
 export class UnknownOp extends EdgeError {
   override readonly code = "UNKNOWN_OP";

@@ -24,7 +24,7 @@ import { driversHealth, linkHealth, storeHealth } from "./health/sources.js";
 import { keepManagerInformed, tellStopping } from "./health/watchdog.js";
 import { deviceInfo } from "./device-info.js";
 import { loadKeys } from "./keys/load-keys.js";
-import { LocalControl } from "./local-control.js";
+import { openLocalControl } from "./local-control.js";
 import { checkEnrollment, knownEnrollment, refuseManagerKeys } from "./keys/manager-keys.js";
 import { onHangup, reload } from "./reload.js";
 import { type AgentLog, openLog } from "./log.js";
