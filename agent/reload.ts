@@ -1,3 +1,4 @@
+import { once } from "node:events";
 import { isatty } from "node:tty";
 import { EdgeError } from "../core/errors.js";
 import type { Log } from "../core/log.js";
@@ -5,17 +6,18 @@ import type { LiveConfig } from "./config/live-config.js";
 import type { ServiceManager } from "./health/notify-systemd.js";
 
 /**
- * Calls `reload` at each SIGHUP, until disposed. When the terminal that the agent was started on has gone, that is what
- * the signal means, and the process ends as it would without us.
+ * Calls `reload` at each SIGHUP, until `signal` aborts. When the terminal that the agent was started on has gone, that
+ * is what SIGHUP means, and the process ends as it would without us.
  */
-export function onHangup(reload: () => void): Disposable {
+export async function onHangup(reload: () => void, signal: AbortSignal): Promise<void> {
   const hadTerminal = isatty(0);
   const listener = (): void => {
     if (hadTerminal && !isatty(0)) process.kill(process.pid, "SIGTERM");
     else reload();
   };
   process.on("SIGHUP", listener);
-  return { [Symbol.dispose]: () => void process.off("SIGHUP", listener) };
+  await once(signal, "abort");
+  process.off("SIGHUP", listener);
 }
 
 /** Reads the configuration anew and keeps systemd informed, sd_notify(3). A fault is logged and changes nothing. */
