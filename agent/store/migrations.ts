@@ -1,14 +1,16 @@
 import type { Database } from "better-sqlite3";
 import { EdgeError } from "../../core/errors.js";
+import * as schema from "../../core/schema.js";
 
 /** The file was written by a newer version; nothing was changed. */
 export class StoreTooNew extends EdgeError {
   override readonly code = "STORE_TOO_NEW";
 }
 
-/** One a version, never changed once released: `user_version` counts how many of them a file has seen. */
-const MIGRATIONS: readonly string[] = [
-  `
+/** One a version, never changed once released; from the second on each says how to go back. */
+export const MIGRATIONS: readonly schema.Migration[] = [
+  {
+    up: `
   CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 
   -- Readings in the order of their acceptance. timeMs is NULL until the clock is known: then monotonicMs counts, within
@@ -101,18 +103,15 @@ const MIGRATIONS: readonly string[] = [
   CREATE TABLE notified (id TEXT PRIMARY KEY, epochMillis INTEGER NOT NULL) WITHOUT ROWID;
   CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
   `,
+  },
 ];
 
-/** Brings the tables up to this version, all or nothing. @throws {StoreTooNew} */
+/** Brings the tables to this version, all or nothing. @throws {StoreTooNew} */
 export function migrate(db: Database, path: string): void {
-  const version = Number(db.pragma("user_version", { simple: true }));
-  if (version > MIGRATIONS.length)
-    throw new StoreTooNew(
-      `${path} has version ${version}, this atedge knows up to ${MIGRATIONS.length}: update atedge`,
-    );
-  for (const [index, sql] of MIGRATIONS.entries()) {
-    if (index < version) continue;
-    db.exec(sql);
-    db.pragma(`user_version = ${index + 1}`);
-  }
+  schema.migrate(
+    db,
+    MIGRATIONS,
+    (version) =>
+      new StoreTooNew(`${path} has version ${version}, this atedge knows up to ${MIGRATIONS.length}: update atedge`),
+  );
 }

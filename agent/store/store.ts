@@ -9,6 +9,7 @@ import { codeOf, EdgeError } from "../../core/errors.js";
 import { openGroupCommit } from "../../core/group-commit.js";
 import type { Durability, GroupCommit, GroupCommitHealth } from "../../core/group-commit.js";
 import type { Log } from "../../core/log.js";
+import { copyBeforeMigration } from "../../core/schema.js";
 import { Answers } from "./answers.js";
 import { Counters } from "./counters.js";
 import { Eviction } from "./eviction.js";
@@ -16,7 +17,7 @@ import { GapKeeper } from "./gap-keeper.js";
 import { type Identity, type IdentityVerdict, readIdentity, readMachineId, writeIdentity } from "./identity.js";
 import { Ledger } from "./ledger.js";
 import { type Begun, Lives } from "./lives.js";
-import { migrate } from "./migrations.js";
+import { migrate, MIGRATIONS } from "./migrations.js";
 import { MonitorResume } from "./monitor-resume.js";
 import { Pins } from "./pins.js";
 import { Readings } from "./readings.js";
@@ -93,6 +94,7 @@ async function openAt(path: string, options: StoreOptions): Promise<Store> {
   const { folder, walLimitBytes, disk, commitIntervalMs = 200 } = options;
   const machine = options.machineId ?? (await readMachineId());
   const file = await readIdentity(folder);
+  if (existsSync(path)) await keepCopy(path, options);
   const db = openDatabase(path);
   const commit = await openGroupCommit({
     db,
@@ -115,6 +117,20 @@ async function openAt(path: string, options: StoreOptions): Promise<Store> {
   } catch (error) {
     await commit.close().catch(() => {}); // the first error says more
     throw error;
+  }
+}
+
+/** A migration leaves the file as it was beside it. Without room for that it goes on: the new file knows a way back. */
+async function keepCopy(path: string, { clock, log }: StoreOptions): Promise<void> {
+  const db = new Database(path, { readonly: true, timeout: 100 });
+  try {
+    const copy = await copyBeforeMigration(db, path, MIGRATIONS, clock.now());
+    if (copy !== undefined) log.info({ copy }, "the outbox is migrated; a copy of it as it was is kept");
+  } catch (error) {
+    if (codeOf(error) === "SQLITE_BUSY" || isCorrupt(error)) throw error;
+    log.warn({ err: error }, "no copy of the outbox could be made before it is migrated");
+  } finally {
+    db.close();
   }
 }
 
