@@ -1,6 +1,7 @@
 import type { Clock } from "./clock.js";
 import type { Log } from "./log.js";
 import type { Port, PortOptions } from "./port.js";
+import type { Disposable } from "./scope.js";
 
 /** Which stream a reading travels in; an alarm may overtake a measurement. */
 export type ReadingClass = "alarm" | "event" | "measurement";
@@ -64,7 +65,14 @@ export interface Driver {
 export interface DriverDeps {
   /** Resolves when the readings are in the outbox. Order of calls is order in the stream. */
   readonly publish: (readings: readonly Reading[]) => Promise<void>;
+  /** The device gives no more before what was published is safe: the outbox is not to wait for more to write with it. */
+  readonly hurry?: () => void;
   readonly openPort: (path: string, options: PortOptions, signal: AbortSignal) => Promise<Port>;
+  /**
+   * Takes a port for this driver alone: others that use it are suspended until the lease is disposed. Left out where
+   * there are no others.
+   */
+  readonly leasePort?: (path: string, signal: AbortSignal) => Promise<Disposable>;
   readonly clock: Clock;
   readonly log: Log;
   /** A folder of the driver's own that outlives restarts; made when first asked for. */

@@ -6,6 +6,7 @@ import { CommandRefused, CommandUncertain } from "../core/command-errors.js";
 import type { CommandDescription, DriverDeps, Reading } from "../core/driver.js";
 import type { Log } from "../core/log.js";
 import { ChildSignal, TaskGroup, untilAborted } from "../core/scope.js";
+import { PortLeases } from "./port-leases.js";
 import { openPort } from "./serial/open-port.js";
 import { SupervisedDriver, type DriverHealth, type SupervisedOptions } from "./supervised-driver.js";
 import { within } from "./within.js";
@@ -27,6 +28,8 @@ export interface DriverSupervisorOptions {
   readonly disabled?: ReadonlySet<string>;
   /** Resolves when the readings are in the outbox. */
   readonly publish: (driverId: string, readings: readonly Reading[]) => Promise<void>;
+  /** {@link DriverDeps.hurry} */
+  readonly hurry?: () => void;
   /** Folder under which each driver gets one of its own, on its first demand. */
   readonly stateDir: string;
   readonly clock: Clock;
@@ -59,6 +62,7 @@ const END_WITHIN_MS = 10_000;
 /** Runs the configured drivers, each for itself: what fails is opened again, for ever, and disturbs no other. */
 export class DriverSupervisor {
   readonly #options: DriverSupervisorOptions;
+  readonly #ports: PortLeases;
   #slots: ReadonlyMap<string, Slot>;
   #disabled: ReadonlySet<string>;
   #group: TaskGroup | undefined;
@@ -66,6 +70,7 @@ export class DriverSupervisor {
 
   constructor(options: DriverSupervisorOptions) {
     this.#options = options;
+    this.#ports = new PortLeases({ openPort: options.openPort ?? openPort, clock: options.clock });
     this.#disabled = options.disabled ?? new Set();
     this.#slots = new Map(options.drivers.map((configured) => [configured.id, this.#slotOf(configured)]));
   }
@@ -174,7 +179,7 @@ export class DriverSupervisor {
   }
 
   #slotOf(configured: ConfiguredDriver): Slot {
-    return { configured, driver: supervise(configured, this.#options), running: undefined };
+    return { configured, driver: supervise(configured, this.#options, this.#ports), running: undefined };
   }
 }
 
@@ -186,11 +191,14 @@ function isSame(known: ConfiguredDriver | undefined, next: ConfiguredDriver): bo
 function supervise(
   { id, type, open, untilPresent }: ConfiguredDriver,
   options: DriverSupervisorOptions,
+  ports: PortLeases,
 ): SupervisedDriver {
   const stateDir = join(options.stateDir, id);
   const deps: DriverDeps = {
     publish: (readings) => options.publish(id, readings),
-    openPort: options.openPort ?? openPort,
+    ...(options.hurry === undefined ? {} : { hurry: options.hurry }),
+    openPort: (...port) => ports.open(id, ...port),
+    leasePort: (path, signal) => ports.lease(id, path, signal),
     clock: options.clock,
     log: options.log.child({ driver: id }),
     async stateDir() {

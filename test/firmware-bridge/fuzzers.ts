@@ -42,7 +42,7 @@ export async function fuzz(
   const options = { cwd: fresh, maxBuffer: 64 << 20 };
   const ended = await promisify(execFile)("nice", ["-n", String(nice), program, ...args], options).then(
     ({ stderr }) => ({ stderr, failed: false }),
-    (error: { stderr?: string }) => ({ stderr: error.stderr ?? String(error), failed: true }),
+    ({ stderr = "no output" }: { stderr?: string }) => ({ stderr, failed: true }),
   );
   return {
     program,
