@@ -19,6 +19,7 @@ export {
   EnrollmentMismatch,
   EnrollmentRefused,
   InboundSilent,
+  IvsDropped,
   NoSharedKey,
   NotActivated,
   NotSent,

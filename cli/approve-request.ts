@@ -6,7 +6,7 @@ import { codeOf } from "../core/errors.js";
 import { parseFingerprint } from "../messages/pins.js";
 import type { ApproveOptions } from "./approve.js";
 import { shown, what } from "./enrollments.js";
-import { ArgumentInvalid, CommandFailed } from "./next-step.js";
+import { ArgumentInvalid, CommandFailed, withNextStep } from "./next-step.js";
 
 /** So much of a fingerprint has to be typed: enough that nobody makes another request that begins so. */
 const LEAST_DIGITS = 16;
@@ -46,7 +46,11 @@ export async function approveRequest(
     );
   const already = chosen.status === "approved";
   const asked = { ...(chosen.fingerprint !== undefined && { fingerprint: chosen.fingerprint }), zeroIv };
-  if (!already) await enrollments.approve(chosen, asked, signal);
+  if (!already)
+    await enrollments.approve(chosen, asked, signal).catch((error: unknown) => {
+      const mayUseZero = codeOf(error) === "IVS_DROPPED";
+      throw withNextStep(error, mayUseZero ? "if you trust its operator with that: --zero-iv" : undefined);
+    });
   const result = { ...shown(chosen), status: "approved", already };
   const text = `${atSign}: ${already ? "was approved already" : "approved"}: ${what(chosen)} (${chosen.id})`;
   process.stdout.write(`${json ? JSON.stringify(result) : text}\n`);

@@ -23,7 +23,10 @@ export function register(program: Command): void {
     .option("--fingerprint <sha256:…>", "what the board shows")
     .option("--device <name>", "only requests of this device")
     .option("--manager", "also a request for the keys of every namespace, or for enrolling others")
-    .option("--zero-iv", "for an atServer that keeps no IVs (October 2024): its operator can then read the self key")
+    .option(
+      "--zero-iv",
+      "also on an atServer that keeps no IVs (October 2024; it is found out): its operator can then read the self key",
+    )
     .addHelpText("after", HELP)
     .action(async (id: string | undefined, options: ApproveOptions) => {
       const { approveRequest } = await import("./approve-request.js");

@@ -144,8 +144,10 @@ export class AtClient implements Disposable {
       sharedKeys: this.#sharedKeys,
     });
     this.enrollments = new Enrollments({
+      atSign,
       keys,
       link: this.#link,
+      dial: (signal) => dialerFor(options).dial({}, signal),
       subscribe: (options, signal) => this.subscribe(options, signal),
     });
   }

@@ -10,9 +10,9 @@ import {
 } from "../protocol/verbs/enroll.js";
 import { otp } from "../protocol/verbs/otp.js";
 import { Secret } from "../../core/secret.js";
-import type { CommandLink } from "./command-link.js";
+import { type ApprovalIvs, approvalIvs, type ApprovalIvsOptions } from "./approval-ivs.js";
 import { type DefaultKeys, encryptDefaultKeys, requestFingerprint } from "./default-keys.js";
-import { AnswerInvalid, EnrollmentMismatch } from "./errors.js";
+import { AnswerInvalid, EnrollmentMismatch, IvsDropped } from "./errors.js";
 import type { Notification } from "./notification.js";
 import { jsonObject } from "./record-json.js";
 import type { SubscribeOptions } from "./subscription.js";
@@ -31,13 +31,15 @@ export interface Enrollment {
 export interface ApproveOptions {
   /** What the device showed over another channel. Without it, whoever knows a passcode or runs the server gets in. */
   readonly fingerprint?: string;
-  /** For atServers that do not keep IVs, such as the October 2024 one: their operator can then read the self key. */
+  /**
+   * Lets a zero IV be used where the atServer keeps none, as the October 2024 one does; its operator can then read the
+   * self key, which is why nothing but a human's word allows it. Where IVs are kept it changes nothing.
+   */
   readonly zeroIv?: boolean;
 }
 
-export interface EnrollmentsOptions {
-  readonly keys: Pick<AtKeys, keyof DefaultKeys>;
-  readonly link: CommandLink;
+export interface EnrollmentsOptions extends ApprovalIvsOptions {
+  readonly keys: Pick<AtKeys, keyof DefaultKeys | "enrollmentId">;
   readonly subscribe: (options: SubscribeOptions, signal: AbortSignal) => AsyncIterable<Pick<Notification, "key">>;
 }
 
@@ -46,6 +48,7 @@ const REQUEST_KEY = /^(?<id>[\w-]+)\.new\.enrollments\.__manage$/u;
 /** The approver's side of enrolments (client.md, 4.5). Needs keys that hold `__manage`, as the first enrolment's do. */
 export class Enrollments {
   readonly #options: EnrollmentsOptions;
+  #ivs: ApprovalIvs = "unknown";
 
   constructor(options: EnrollmentsOptions) {
     this.#options = options;
@@ -99,9 +102,11 @@ export class Enrollments {
   }
 
   /**
-   * Gives the device the atSign's keys, under the symmetric key that came with its request.
+   * Gives the device the atSign's keys, under the symmetric key that came with its request. Finds out first, once,
+   * whether the atServer keeps IVs; see {@link ApproveOptions.zeroIv}.
    *
    * @throws {EnrollmentMismatch} when the request is not the one with that fingerprint.
+   * @throws {IvsDropped} when the device could not read its keys; nothing was approved.
    */
   async approve(
     { id }: Pick<Enrollment, "id">,
@@ -115,7 +120,15 @@ export class Enrollments {
       throw new EnrollmentMismatch(`the enrolment ${id} is not the one that the device has requested`);
     }
     const symmetricKey = decryptAesKey(request.encryptedSymmetricKey, keys.encryption.privateKey);
-    const params = { enrollmentId: id, ...encryptDefaultKeys(keys, symmetricKey, { zeroIv }) };
+    if (this.#ivs === "unknown") this.#ivs = await approvalIvs(this.#options, request.namespaces, signal);
+    if (this.#ivs === "dropped" && !zeroIv) {
+      throw new IvsDropped(
+        "not approved: this atServer keeps no initialisation vectors, so the device could read its keys only if they " +
+          "were encrypted with a zero one, and the operator of the atServer could then read the atSign's self key",
+      );
+    }
+    const isZero = zeroIv && this.#ivs !== "kept";
+    const params = { enrollmentId: id, ...encryptDefaultKeys(keys, symmetricKey, { zeroIv: isZero }) };
     await this.#send("approve", params, signal);
   }
 

@@ -49,3 +49,8 @@ export class EnrollmentRefused extends EdgeError {
 export class EnrollmentMismatch extends EdgeError {
   override readonly code = "ENROLLMENT_MISMATCH";
 }
+
+/** The atServer does not keep what a device would need to read its keys, see `ApproveOptions.zeroIv`. */
+export class IvsDropped extends EdgeError {
+  override readonly code = "IVS_DROPPED";
+}

@@ -3,11 +3,11 @@ import { dirname, join } from "node:path";
 import t from "tap";
 import { decryptDefaultKeys, encryptDefaultKeys, requestFingerprint } from "../../../atplatform/client/default-keys.js";
 import { enroll, type EnrollOptions, type PendingEnrollment } from "../../../atplatform/client/enroll.js";
-import { parseAesKey, parseIv } from "../../../atplatform/crypto/aes-ctr.js";
-import { privateKeyText } from "../../../atplatform/crypto/rsa.js";
-import { enroll as enrollVerb } from "../../../atplatform/protocol/verbs/enroll.js";
+import { newAesKey, parseAesKey, parseIv } from "../../../atplatform/crypto/aes-ctr.js";
+import { encryptAesKey, privateKeyText } from "../../../atplatform/crypto/rsa.js";
+import { enroll as enrollVerb, type EnrollParams } from "../../../atplatform/protocol/verbs/enroll.js";
 import { Secret } from "../../../core/secret.js";
-import { alice, aliceKeys, welcoming } from "../../fixtures/at-server-script.js";
+import { alice, aliceKeys, clientOf, welcoming } from "../../fixtures/at-server-script.js";
 import { openScripted, type ScriptedServer } from "../../fixtures/scripted-server.js";
 import { testKeys, vectors } from "../../fixtures/vectors.js";
 
@@ -159,6 +159,115 @@ t.test("enroll", async (t) => {
     await t.rejects(enroll({ ...options, deviceName: "pi kitchen" }, never), { code: "ANSWER_INVALID" });
     t.equal(await readFile(options.keyFile, "utf8"), "precious");
     t.same(lines, []);
+    await server[Symbol.asyncDispose]();
+  });
+});
+
+interface Entry {
+  readonly params: EnrollParams;
+  state: string;
+  given: EnrollParams;
+}
+
+/** An atServer with enrolments that keeps the IVs of an approval, or drops them as the October 2024 one does. */
+async function keepingIvs(doesKeep: boolean, refuses: readonly string[] = []) {
+  const entries = new Map<string, Entry>();
+  const done: string[] = [];
+  const enrolled = (line: string): string => {
+    const { operation, params } = enrollVerb.parse(line);
+    const id = operation === "request" ? `e-${entries.size + 1}` : (params.enrollmentId ?? "");
+    done.push(`${operation} ${id}`);
+    if (refuses.includes(operation)) return "error:AT0011-Internal server exception : no";
+    if (operation === "request") entries.set(id, { params, state: "pending", given: {} });
+    const entry = entries.get(id);
+    if (!entry) return "error:AT0015-key not found";
+    if (operation === "approve") [entry.given, entry.state] = [params, "approved"];
+    if (operation === "revoke") entry.state = "revoked";
+    if (operation !== "fetch") return JSON.stringify({ enrollmentId: id, status: entry.state });
+    const { appName, deviceName, namespaces: namespace, encryptedAPKAMSymmetricKey } = entry.params;
+    return JSON.stringify({ appName, deviceName, namespace, encryptedAPKAMSymmetricKey, status: entry.state });
+  };
+  const keyOf = (line: string): string | undefined => {
+    const { id = "", which } = /keyName:(?<id>e-\d+)\.default_(?<which>enc_private|self_enc)/u.exec(line)?.groups ?? {};
+    const given = entries.get(id)?.given;
+    if (!given) return undefined;
+    const isSelf = which === "self_enc";
+    const value = isSelf ? given.encryptedDefaultSelfEncryptionKey : given.encryptedDefaultEncryptionPrivateKey;
+    const iv = isSelf ? given.selfEncKeyIV : given.encPrivateKeyIV;
+    return JSON.stringify({ value, ...(doesKeep && { iv }) });
+  };
+  const server = await openScripted(async (peer) => {
+    await peer.send("@");
+    const reply = welcoming(alice, (line) => {
+      if (line === "lookup:publickey@alice") return testKeys.alice.encryption.publicKey;
+      if (line === "otp:get") return "ABC123";
+      if (line.startsWith("keys:get")) return keyOf(line);
+      return line.startsWith("enroll:") ? enrolled(line) : undefined;
+    });
+    await peer.answer((line) => {
+      const { id } = /^pkam:.*enrollmentId:(?<id>e-\d+):/u.exec(line)?.groups ?? {};
+      const isPending = id !== undefined && entries.get(id)?.state === "pending";
+      return isPending ? "error:AT0026:enrollment_id: e-1 is pending\n@" : reply(line);
+    });
+  });
+  return { server, entries, done };
+}
+
+t.test("an approver finds out whether the atServer keeps IVs (client.md, 4.5)", async (t) => {
+  const approver = (server: ScriptedServer) => clientOf(server, { atSign: alice, keys: aliceKeys });
+
+  t.test("and uses random ones where it does, a zero one only when a human allows it", async (t) => {
+    for (const [doesKeep, zeroIv] of [
+      [true, true],
+      [true, false],
+      [false, true],
+    ] as const) {
+      const { server, entries, done } = await keepingIvs(doesKeep);
+      await using client = await approver(server);
+      const keyFile = join(t.testdir(), `${String(doesKeep)}${String(zeroIv)}.atKeys`);
+      const options = { ...optionsOf(server, ""), keyFile };
+      const keys = await enroll(
+        { ...options, onPending: ({ enrollmentId: id }) => void client.enrollments.approve({ id }, { zeroIv }, never) },
+        never,
+      );
+      t.same(Buffer.from(keys.selfKey.reveal()), Buffer.from(aliceKeys.selfKey.reveal()), "the device has its keys");
+      t.equal(entries.get("e-1")?.given.selfEncKeyIV === undefined, !doesKeep);
+      t.same(done.slice(1), ["fetch e-1", "request e-2", "approve e-2", "revoke e-2", "delete e-2", "approve e-1"]);
+      const probe = entries.get("e-2");
+      t.match(probe?.params, {
+        appName: "probe",
+        namespaces: { "north.atedge": "r" },
+        apkamKeysExpiryInMillis: 60_000,
+      });
+      const { encryptedDefaultEncryptionPrivateKey: given = "" } = probe?.given ?? {};
+      t.ok(given.length > 0 && given.length < 200, "no private key is in what the throw-away enrolment gets");
+      await client.enrollments.approve({ id: "e-1" }, { zeroIv }, never);
+      t.equal(done.filter((each) => each.startsWith("request")).length, 2, "once is enough");
+      await server[Symbol.asyncDispose]();
+    }
+  });
+
+  t.test("and approves nothing where a device could not read its keys", async (t) => {
+    const { server, entries, done } = await keepingIvs(false);
+    await using client = await approver(server);
+    const pkam = testKeys.alice.pkam.publicKey;
+    const encryptedAPKAMSymmetricKey = encryptAesKey(newAesKey(), aliceKeys.encryption.publicKey);
+    const params = { appName: "a", deviceName: "d", namespaces: { x: "rw" }, encryptedAPKAMSymmetricKey } as const;
+    entries.set("e-1", { params: { ...params, apkamPublicKey: pkam }, state: "pending", given: {} });
+    await t.rejects(client.enrollments.approve({ id: "e-1" }, {}, never), { code: "IVS_DROPPED" });
+    t.notOk(done.includes("approve e-1"));
+    t.equal(entries.get("e-2")?.state, "revoked");
+    await server[Symbol.asyncDispose]();
+  });
+
+  t.test("and takes the safe way where it does not let itself be asked", async (t) => {
+    const { server, entries } = await keepingIvs(true, ["request"]);
+    await using client = await approver(server);
+    const encryptedAPKAMSymmetricKey = encryptAesKey(newAesKey(), aliceKeys.encryption.publicKey);
+    const params = { appName: "a", deviceName: "d", namespaces: { x: "rw" }, encryptedAPKAMSymmetricKey } as const;
+    entries.set("e-1", { params, state: "pending", given: {} });
+    await client.enrollments.approve({ id: "e-1" }, {}, never);
+    t.match(entries.get("e-1")?.given.selfEncKeyIV, /^[A-Za-z0-9+/]{22}==$/u);
     await server[Symbol.asyncDispose]();
   });
 });
