@@ -145,6 +145,8 @@ function joinParts({ config, load, keys, store, client, clock, log, group, versi
   const drivers = new DriverSupervisor({
     drivers: config.driver.map(anyConfiguredDriver),
     publish: (_, readings) => store.publish(readings),
+    // What fails here fails for the readings too, and is told there.
+    hurry: () => void store.flush().catch(() => undefined),
     stateDir: `${config.stateDir}/drivers`,
     clock,
     log: log.child({ part: "drivers" }),

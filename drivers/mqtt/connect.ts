@@ -49,6 +49,7 @@ export async function connectToBroker(
     socket,
     version: config.version === "5" ? 5 : 4,
     receive,
+    hurry: deps.hurry,
     maxPacketBytes: config.maxMessageBytes + 65_540,
     maxPending: config.maxPending,
     maxPendingBytes: MAX_PENDING_BYTES,

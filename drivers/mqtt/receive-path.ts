@@ -9,11 +9,17 @@ export interface ReceivePathOptions {
   readonly version: ProtocolVersion;
   /** Takes the messages of one chunk; resolves when they are safe. They may be views of the chunk. */
   readonly receive: (messages: readonly InboundMessage[]) => Promise<void>;
+  /** Called when messages come so fast that the broker is likely to wait for our acknowledgements. */
+  readonly hurry?: (() => void) | undefined;
   readonly maxPacketBytes: number;
   /** Messages under way at most, plus those of one chunk; then the socket is not read. */
   readonly maxPending: number;
   readonly maxPendingBytes: number;
 }
+
+/** What comes faster than this does not come from sensors one by one: a queue is being worked off. */
+const BURST_MESSAGES = 10;
+const BURST_MS = 5;
 
 /**
  * Stands between the socket and mqtt.js: takes every PUBLISH out of what comes in, and acknowledges it when `receive`
@@ -29,6 +35,8 @@ export class ReceivePath extends Duplex {
   readonly #messages = new InOrder((error) => this.#fail(error));
   #pendingBytes = 0;
   #readerFull = false;
+  #burst = 0;
+  #burstAtMs = -Infinity;
 
   constructor(options: ReceivePathOptions) {
     super({ autoDestroy: true });
@@ -99,6 +107,18 @@ export class ReceivePath extends Duplex {
       if (packetIds.length > 0 && this.writable) this.write(pubacks(packetIds));
       setImmediate(() => this.#flow());
     });
+    if (this.#isBurst(messages.length)) this.#options.hurry?.();
+  }
+
+  /** A broker sends its whole window at once, 20 messages by mosquitto's default, and then waits. */
+  #isBurst(count: number): boolean {
+    const nowMs = performance.now();
+    if (nowMs - this.#burstAtMs > BURST_MS) {
+      this.#burstAtMs = nowMs;
+      this.#burst = 0;
+    }
+    this.#burst += count;
+    return this.#burst >= BURST_MESSAGES;
   }
 
   #flow(): void {
