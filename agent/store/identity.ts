@@ -58,12 +58,6 @@ export function streamIdOf(outbox: string, reader: string, readingClass: string)
 
 export const newOutboxId = (): string => randomBytes(16).toString("hex");
 
-/** The machine's own id, hashed as machine-id(5) asks; empty where there is none. */
-export async function readMachineId(path = "/etc/machine-id"): Promise<string> {
-  const text = await readFile(path, "utf8").catch(() => "");
-  return text.trim() === "" ? "" : sha256(`atedge\n${text.trim()}`);
-}
-
 const FILE = "outbox-id.json";
 const hex = (digits: number) => v.pipe(v.string(), v.regex(new RegExp(`^[0-9a-f]{${digits}}$`, "u")));
 const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));

@@ -9,12 +9,13 @@ import { codeOf, EdgeError } from "../../core/errors.js";
 import { openGroupCommit } from "../../core/group-commit.js";
 import type { Durability, GroupCommit, GroupCommitHealth } from "../../core/group-commit.js";
 import type { Log } from "../../core/log.js";
+import { readMachineId } from "../../core/machine-id.js";
 import { copyBeforeMigration } from "../../core/schema.js";
 import { Answers } from "./answers.js";
 import { Counters } from "./counters.js";
 import { Eviction } from "./eviction.js";
 import { GapKeeper } from "./gap-keeper.js";
-import { type Identity, type IdentityVerdict, readIdentity, readMachineId, writeIdentity } from "./identity.js";
+import { type Identity, type IdentityVerdict, readIdentity, writeIdentity } from "./identity.js";
 import { Ledger } from "./ledger.js";
 import { type Begun, Lives } from "./lives.js";
 import { migrate, MIGRATIONS } from "./migrations.js";
@@ -22,10 +23,11 @@ import { MonitorResume } from "./monitor-resume.js";
 import { Pins } from "./pins.js";
 import { Readings } from "./readings.js";
 import { Space, type SpaceOptions } from "./space.js";
-import type { StreamInfo } from "./stream-rows.js";
+import { SetAside } from "./set-aside.js";
+import { CLASS_RANKS, CLASSES_BY_RANK, type OutboxClass, type StreamInfo } from "./stream-rows.js";
 import { Streams } from "./streams.js";
 import { systemTimeBase, type TimeBase } from "./time-base.js";
-import { RoomMakingWrites, type Writes } from "./writes.js";
+import { isCorrupt, RoomMakingWrites, type StoreBroken } from "./writes.js";
 
 export interface StoreOptions {
   /** The agent's state folder; made with mode 0700 when it is not there. */
@@ -36,7 +38,13 @@ export interface StoreOptions {
   readonly log: Log;
   readonly time?: TimeBase;
   readonly space?: SpaceOptions;
-  readonly durability?: Partial<Readonly<Record<ReadingClass, Durability>>>;
+  readonly durability?: Partial<Readonly<Record<OutboxClass, Durability>>>;
+  /** Older readings are given up, and their gap is declared; left out: however old. */
+  readonly maxAgeMs?: Partial<Readonly<Record<ReadingClass, number>>>;
+  /** The folder lies in memory, as the disk cannot be used: no command and no key of a peer is remembered there. */
+  readonly inMemory?: boolean;
+  /** The database that is there was found to be damaged, even if it opens. */
+  readonly damaged?: boolean;
   /** Least time between two commits under load; 200 ms unless given. The first after a pause is made at once. */
   readonly commitIntervalMs?: number;
   readonly walLimitBytes?: number;
@@ -54,19 +62,32 @@ export class StoreInUse extends EdgeError {
 export interface StoreHealth {
   readonly state: "ok" | "failed" | "closed";
   readonly errorCode: string | undefined;
+  readonly inMemory: boolean;
   readonly identity: IdentityVerdict;
   readonly usedBytes: number;
-  /** Since the start: readings accepted, refused, and given up for want of room. */
+  /** Since the start: readings accepted, refused, and given up for want of room or for their age. */
   readonly accepted: number;
   readonly refused: number;
   readonly evicted: number;
+  readonly expired: number;
+  /** Answers for which there was no room. */
+  readonly answersDropped: number;
+  /** Messages that could not be sent, kept for a human. */
+  readonly aside: number;
   readonly commit: GroupCommitHealth;
 }
 
 const DATABASE = "outbox.db";
 const MAINTAIN_EVERY_MS = 60_000;
 const DEFAULT_SPACE: SpaceOptions = { maxBytes: 256 << 20, minFreeBytes: 64 << 20 };
-const DEFAULT_DURABILITY = { alarm: "power-cut", event: "power-cut", measurement: "power-cut" } as const;
+const DEFAULT_DURABILITY = {
+  alarm: "power-cut",
+  answer: "power-cut",
+  event: "power-cut",
+  measurement: "power-cut",
+} as const;
+/** So many times some free pages are given back in one round. */
+const MAX_GIVE_BACKS = 64;
 
 /**
  * Opens the outbox, the ledger and what else the agent must not forget. A database that cannot be read is moved aside,
@@ -79,15 +100,20 @@ export async function openStore(options: StoreOptions): Promise<Store> {
   await mkdir(folder, { recursive: true, mode: 0o700 });
   const path = join(folder, DATABASE);
   try {
+    if (options.damaged && existsSync(path)) await moveAside(path, options, undefined);
     return await openAt(path, options);
   } catch (error) {
     if (codeOf(error) === "SQLITE_BUSY") throw new StoreInUse(`${path} is in use by another atedge`, { cause: error });
     if (!isCorrupt(error)) throw error;
-    const aside = `${path}.unreadable-${new Date(options.clock.now()).toISOString().replaceAll(":", "")}`;
-    for (const end of ["", "-wal"]) if (existsSync(path + end)) await rename(path + end, aside + end);
-    log.error({ err: error, aside }, "the outbox cannot be read: moved aside, a new one begins");
+    await moveAside(path, options, error);
     return openAt(path, options);
   }
+}
+
+async function moveAside(path: string, { clock, log }: StoreOptions, error: unknown): Promise<void> {
+  const aside = `${path}.unreadable-${new Date(clock.now()).toISOString().replaceAll(":", "")}`;
+  for (const end of ["", "-wal"]) if (existsSync(path + end)) await rename(path + end, aside + end);
+  log.error({ err: error, aside }, "the outbox cannot be read: moved aside, a new one begins");
 }
 
 async function openAt(path: string, options: StoreOptions): Promise<Store> {
@@ -149,7 +175,9 @@ function openDatabase(path: string): Database.Database {
 
 interface Parts {
   readonly space: Space;
-  readonly writes: Writes;
+  readonly writes: RoomMakingWrites;
+  readonly broken: Broken;
+  readonly eviction: Eviction;
   readonly streams: Streams;
   readonly lives: Lives;
 }
@@ -158,10 +186,18 @@ function partsOf(db: Database.Database, commit: GroupCommit, options: StoreOptio
   const { folder, walLimitBytes, space: spaceOptions = DEFAULT_SPACE } = options;
   const reserve = walLimitBytes === undefined ? {} : { reserveBytes: 2 * walLimitBytes };
   const gaps = new GapKeeper(db);
-  const space = new Space(db, folder, new Eviction(db, gaps), { ...reserve, ...spaceOptions });
-  const writes = new RoomMakingWrites(commit, space);
+  const eviction = new Eviction(db, gaps);
+  const space = new Space(db, folder, eviction, { ...reserve, ...spaceOptions });
+  const broken = new Broken();
+  const writes = new RoomMakingWrites(commit, space, (error) => broken.tell(error));
   const streams = new Streams(db, writes, gaps);
-  return { space, writes, streams, lives: new Lives(db, streams, gaps) };
+  return { space, writes, broken, eviction, streams, lives: new Lives(db, streams, gaps) };
+}
+
+/** Tells those who wait when the store has broken. */
+class Broken {
+  tell: (error: StoreBroken) => void = () => undefined;
+  readonly told = new Promise<StoreBroken>((resolve) => (this.tell = resolve));
 }
 
 /** Opened by {@link openStore}. */
@@ -173,20 +209,25 @@ export class Store {
   readonly monitor: MonitorResume;
   readonly counters: Counters;
   readonly readings: Readings;
+  readonly setAside: SetAside;
   /** `cloned`: this is a copied card. Readings are kept, but nothing may be sent before it is enrolled anew. */
   readonly identityVerdict: IdentityVerdict;
 
   readonly #commit: GroupCommit;
   readonly #space: Space;
-  readonly #writes: Writes;
+  readonly #writes: RoomMakingWrites;
+  readonly #broken: Broken;
+  readonly #eviction: Eviction;
   readonly #time: TimeBase;
   readonly #options: StoreOptions;
   readonly #lives: Lives;
   #identity: Identity;
   #newLife: Promise<unknown> = Promise.resolve();
+  #expired = 0;
 
   constructor(db: Database.Database, commit: GroupCommit, parts: Parts, begun: Begun, options: StoreOptions) {
-    const { durability, readers, clock } = options;
+    const { readers, clock, inMemory = false } = options;
+    const durability = { ...DEFAULT_DURABILITY, ...options.durability };
     const { writes, space } = parts;
     this.#commit = commit;
     this.#identity = begun.identity;
@@ -195,10 +236,16 @@ export class Store {
     this.#lives = parts.lives;
     this.#space = space;
     this.#writes = writes;
+    this.#broken = parts.broken;
+    this.#eviction = parts.eviction;
     this.identityVerdict = begun.verdict;
     this.streams = parts.streams;
-    this.answers = new Answers(db, writes);
-    this.ledger = new Ledger(db, writes, this.answers);
+    this.answers = new Answers(db, { writes, space, durability: durability.answer });
+    this.ledger = new Ledger(db, writes, this.answers, inMemory);
+    this.setAside = new SetAside(db, writes, {
+      resend: (reader, name, readings) => this.streams.resend(reader, name, readings),
+      answer: (answer) => this.answers.insert(answer),
+    });
     this.pins = new Pins(db, writes, () => this.#time.nowMs());
     this.monitor = new MonitorResume(db, writes);
     this.counters = new Counters(db, writes);
@@ -206,7 +253,7 @@ export class Store {
       writes,
       space,
       time: this.#time,
-      durability: { ...DEFAULT_DURABILITY, ...durability },
+      durability,
       hasReaders: readers.length > 0,
     });
   }
@@ -217,14 +264,20 @@ export class Store {
   }
 
   get health(): StoreHealth {
-    const { state, errorCode } = this.#commit.health;
+    const { errorCode } = this.#commit.health;
+    const { brokenBy } = this.#writes;
+    const state = brokenBy ? "failed" : this.#commit.health.state;
     return {
       state,
-      errorCode,
+      errorCode: brokenBy ? codeOf(brokenBy.cause) : errorCode,
+      inMemory: this.#options.inMemory ?? false,
       identity: this.identityVerdict,
-      usedBytes: state === "closed" ? 0 : this.#space.usedBytes,
+      usedBytes: state === "ok" ? this.#space.usedBytes : 0,
       ...this.readings.counts,
       evicted: this.#space.evicted,
+      expired: this.#expired,
+      answersDropped: this.answers.noRoom,
+      aside: state === "ok" ? this.setAside.counts.aside : 0,
       commit: this.#commit.health,
     };
   }
@@ -243,15 +296,27 @@ export class Store {
       const { identity, life } = this.#lives.next(this.#identity, streamId);
       await writeIdentity(this.#options.folder, identity);
       this.#identity = identity;
-      await this.#writes.write(() => this.streams.beginLife(streamId, life));
+      await this.#writes.write("stream.life", () => this.streams.beginLife(streamId, life));
       return this.streams.info(streamId);
     });
     this.#newLife = next.catch(() => {}); // whoever asked is told
     return next;
   }
 
-  /** Looks after time, space and old entries until aborted. @throws what the disk throws. */
+  /** Whether what failed was the store, which must then be opened anew; if so, {@link run} ends. */
+  isBrokenBy(error: unknown): boolean {
+    return this.#writes.judge(error) || this.#commit.health.state !== "ok";
+  }
+
+  /** Looks after time, space and old entries until aborted. @throws {StoreBroken} as soon as it is. */
   async run(signal: AbortSignal): Promise<void> {
+    const broken = this.#broken.told.then((error) => {
+      throw error;
+    });
+    await Promise.race([broken, this.#keep(signal)]);
+  }
+
+  async #keep(signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
       await this.maintain();
       await this.#options.clock.sleep(MAINTAIN_EVERY_MS, signal).catch((error: unknown) => {
@@ -268,15 +333,31 @@ export class Store {
       await this.readings.clockKnown();
       await this.ledger.setBirth(nowMs);
       await this.ledger.prune(nowMs);
+      await this.#expire(nowMs);
     }
     await this.counters.write();
-    await this.#writes.write(() => {
+    const upkeep = (): boolean => {
       if (known) this.#lives.rememberTime(nowMs);
-      this.#space.giveBack();
-    }, "crash");
+      return this.#space.giveBack();
+    };
+    for (let rounds = 0; rounds < MAX_GIVE_BACKS; rounds += 1) {
+      if (!(await this.#writes.write("store.upkeep", upkeep, "crash"))) break;
+    }
     await this.#space.keepReserve().catch((error: unknown) => {
       this.#options.log.warn({ err: error }, "there is no room to keep a reserve for a full disk");
     });
+  }
+
+  /** By the time that never goes back: who sets the clock back keeps nothing longer. */
+  async #expire(nowMs: number): Promise<void> {
+    for (const name of CLASSES_BY_RANK) {
+      const maxAgeMs = this.#options.maxAgeMs?.[name];
+      if (maxAgeMs === undefined) continue;
+      const drop = (): number => this.#eviction.dropOlder(CLASS_RANKS[name], nowMs - maxAgeMs);
+      for (let gone = Infinity; gone > 0; this.#expired += gone) {
+        gone = await this.#writes.write("reading.expire", drop, "crash");
+      }
+    }
   }
 
   /** Resolves when all that was accepted is on the disk. */
@@ -287,7 +368,7 @@ export class Store {
   /** Writes what is left and closes. */
   async close(): Promise<void> {
     try {
-      if (this.#commit.health.state === "ok") await this.counters.write();
+      if (this.health.state === "ok") await this.counters.write();
     } finally {
       await this.#commit.close();
     }
@@ -296,9 +377,4 @@ export class Store {
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
-}
-
-function isCorrupt(error: unknown): boolean {
-  const code = codeOf(error) ?? "";
-  return code.startsWith("SQLITE_CORRUPT") || code === "SQLITE_NOTADB";
 }
