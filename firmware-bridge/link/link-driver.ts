@@ -1,9 +1,8 @@
 import { CommandRefused } from "../../core/command-errors.js";
 import type { CommandDescription, DriverDeps, OpenDriver } from "../../core/driver.js";
 import { Scope, TaskGroup } from "../../core/scope.js";
-import { FirmwareCommands } from "../update/firmware-commands.js";
+import { FirmwareCommands, UPDATING } from "../update/firmware-commands.js";
 import { UpdateStore } from "../update/update-store.js";
-import { Updater } from "../update/updater.js";
 import { type Board, type BoardInfo, openBoard } from "./board.js";
 import type { FirmwareConfig, LinkConfig } from "./config.js";
 import { LinkRefused } from "./link-errors.js";
@@ -49,6 +48,7 @@ export const openLinkDriver: OpenDriver<LinkConfig> = async (config, deps, signa
 
     async call(command, args, callSignal) {
       if (firmware?.has(command)) return firmware.call(command, args);
+      if (firmware?.isUnderWay()) throw new CommandRefused(UPDATING);
       if (!commands.some(({ name }) => name === command))
         throw new CommandRefused(`the board has no command ${command}`);
       return board.call(command, args, config.commandTimeoutMs, callSignal);
@@ -62,24 +62,23 @@ export const openLinkDriver: OpenDriver<LinkConfig> = async (config, deps, signa
 
 async function firmwareOf(
   board: Board,
-  { id }: LinkConfig,
+  { id, path }: LinkConfig,
   { keys, selfTest }: FirmwareConfig,
   folder: string,
-  { clock, log }: DriverDeps,
+  { clock, log, leasePort }: DriverDeps,
 ): Promise<FirmwareCommands> {
-  // The link goes on beside the update: the port is leased as it is, and the target leaves the board open.
-  const updater = await Updater.open({
+  // The link goes on beside the update: the board's readings go into the outbox as ever, its other commands wait.
+  return FirmwareCommands.open({
     target: id,
     hardware: board.info.hardware,
     publicKeys: keys.map((key) => Buffer.from(key, "base64")),
     store: new UpdateStore(folder),
-    lease: async () => new Scope(),
+    lease: async (signal) => (await leasePort?.(path, signal)) ?? new Scope(),
     openTarget: async () => ({ ...linkTarget(board), [Symbol.asyncDispose]: async () => undefined }),
     selfTest,
     clock,
     log,
   });
-  return new FirmwareCommands(updater);
 }
 
 function describe(info: BoardInfo): readonly CommandDescription[] {

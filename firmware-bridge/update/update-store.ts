@@ -6,21 +6,8 @@ import { SyntaxInvalid } from "../../core/errors.js";
 import { writeFileDurably } from "../durable-file.js";
 import type { SignedManifest } from "./manifest.js";
 
-/** How far an update is. The last three are its ends. */
-export type UpdateStep =
-  | "receiving"
-  | "received"
-  | "verified"
-  | "leased"
-  | "uploaded"
-  | "tested"
-  | "probed"
-  | "reverting"
-  | "confirmed"
-  | "reverted"
-  | "rejected";
-
-const STEPS: readonly UpdateStep[] = [
+/** How far an update is, in the order of the way; a faulty firmware goes back by `reverting`. */
+export const UPDATE_STEPS = [
   "receiving",
   "received",
   "verified",
@@ -29,10 +16,12 @@ const STEPS: readonly UpdateStep[] = [
   "tested",
   "probed",
   "reverting",
-  "confirmed",
-  "reverted",
-  "rejected",
-];
+] as const;
+
+export const UPDATE_ENDS = ["confirmed", "reverted", "rejected"] as const;
+
+export type UpdateEnd = (typeof UPDATE_ENDS)[number];
+export type UpdateStep = (typeof UPDATE_STEPS)[number] | UpdateEnd;
 
 export interface UpdateState {
   readonly step: UpdateStep;
@@ -67,7 +56,7 @@ const memorySchema = v.strictObject({
   installed: v.array(v.strictObject({ hash: v.string(), version: v.string(), counter: count })),
   update: v.optional(
     v.strictObject({
-      step: v.picklist(STEPS),
+      step: v.picklist([...UPDATE_STEPS, ...UPDATE_ENDS]),
       manifest: v.optional(v.strictObject({ signed: v.string(), signature: v.string() })),
       version: v.string(),
       counter: count,
@@ -142,8 +131,14 @@ export class UpdateStore {
     }
   }
 
+  /** Empty when it is gone. */
   async image(): Promise<Uint8Array> {
-    return readFile(this.#imagePath);
+    try {
+      return await readFile(this.#imagePath);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === "ENOENT") return new Uint8Array();
+      throw error;
+    }
   }
 
   async removeImage(): Promise<void> {

@@ -6,7 +6,15 @@ import type { Log } from "../../core/log.js";
 import { type Disposable, Scope } from "../../core/scope.js";
 import { FlashRefused, type FlashTarget, type Slot } from "./flash-target.js";
 import { compareVersions, ManifestRefused, openManifest, type SignedManifest } from "./manifest.js";
-import { sha256Of, type UpdateMemory, type UpdateState, type UpdateStep, type UpdateStore } from "./update-store.js";
+import {
+  sha256Of,
+  UPDATE_ENDS,
+  type UpdateEnd,
+  type UpdateMemory,
+  type UpdateState,
+  type UpdateStep,
+  type UpdateStore,
+} from "./update-store.js";
 
 export interface UpdaterOptions {
   /** The driver's id, as manifests name it. */
@@ -24,17 +32,20 @@ export interface UpdaterOptions {
   readonly selfTest?: string | undefined;
   readonly clock: Clock;
   readonly log: Log;
-  readonly onProgress?: (step: UpdateStep, bytes: number) => void;
 }
 
 export interface UpdateStatus extends Pick<
   UpdateState,
   "step" | "version" | "counter" | "size" | "previousVersion" | "startedMs" | "reason"
 > {
+  /** Of the image, here. */
   readonly receivedBytes: number;
+  /** Of the image, on the board, as far as this run of the agent knows. */
+  readonly uploadedBytes: number;
 }
 
-const ENDS: ReadonlySet<UpdateStep> = new Set(["receiving", "confirmed", "reverted", "rejected"]);
+/** Steps that wait for somebody else. */
+const RESTING: ReadonlySet<UpdateStep> = new Set(["receiving", ...UPDATE_ENDS]);
 /** How long a new firmware may take to come back, link and pass its self-test, before it is reset. */
 const PROBE_MS = 60_000;
 const RESET_PAUSE_MS = 300;
@@ -50,6 +61,7 @@ export class Updater {
   /** The run that is carrying an update on. */
   #running: Promise<void> | undefined;
   #probeEndMs: number | undefined;
+  #uploadedBytes = 0;
 
   private constructor(options: UpdaterOptions, memory: UpdateMemory) {
     this.#options = options;
@@ -63,15 +75,16 @@ export class Updater {
   /** An update waits to be carried on by {@link run}. */
   isUnderWay(): boolean {
     const { update } = this.#memory;
-    return update !== undefined && !ENDS.has(update.step);
+    return update !== undefined && !RESTING.has(update.step);
   }
 
   async status(): Promise<{ readonly floor: number; readonly update?: UpdateStatus }> {
     const { floor, update } = this.#memory;
     if (!update) return { floor };
     const { step, version, counter, size, previousVersion, startedMs, reason } = update;
-    const receivedBytes = await this.#options.store.imageBytes();
-    return { floor, update: { step, version, counter, size, previousVersion, startedMs, reason, receivedBytes } };
+    const received = RESTING.has(step) && step !== "receiving" ? size : await this.#options.store.imageBytes();
+    const bytes = { receivedBytes: received, uploadedBytes: this.#uploadedBytes };
+    return { floor, update: { step, version, counter, size, previousVersion, startedMs, reason, ...bytes } };
   }
 
   /**
@@ -98,6 +111,7 @@ export class Updater {
       return store.imageBytes();
     }
     await store.removeImage();
+    this.#uploadedBytes = 0;
     await this.#store({ step: "receiving", manifest: signed, version, counter, size, sha256, startedMs: clock.now() });
     return 0;
   }
@@ -160,8 +174,15 @@ export class Updater {
   }
 
   async #carryOn(signal: AbortSignal): Promise<void> {
+    // Kept until the end: between two attempts nobody else may talk to a board that is half-way.
+    await using held = new Scope();
+    let isLeased = false;
+    const lease = async (): Promise<void> => {
+      if (!isLeased) held.use(await this.#options.lease(signal));
+      isLeased = true;
+    };
     for (const waitMs of backoff({ firstMs: 200, maxMs: 5000 })) {
-      const reason = await this.#attempt(signal);
+      const reason = await this.#attempt(lease, signal);
       if (!this.isUnderWay()) return;
       await this.#options.clock.sleep(Math.max(50, waitMs), signal);
       if (reason) this.#options.log.debug({ reason }, "firmware update goes on");
@@ -175,14 +196,13 @@ export class Updater {
   }
 
   /** Goes as far as it can; gives what stopped it. */
-  async #attempt(signal: AbortSignal): Promise<string | undefined> {
+  async #attempt(lease: () => Promise<void>, signal: AbortSignal): Promise<string | undefined> {
     try {
       if (this.#update.step === "received") await this.#verify();
       if (!this.isUnderWay()) return undefined;
-      await using scope = new Scope();
-      scope.use(await this.#options.lease(signal));
+      await lease();
       if (this.#update.step === "verified") await this.#step("leased");
-      const target = scope.use(await this.#options.openTarget(signal));
+      await using target = await this.#options.openTarget(signal);
       await this.#withTarget(target, signal);
       return undefined;
     } catch (error) {
@@ -199,13 +219,20 @@ export class Updater {
   }
 
   async #verify(): Promise<void> {
-    const { manifest, sha256, size } = this.#update;
+    const { manifest } = this.#update;
     if (!manifest) throw new Error("an update that was received has a manifest");
     openManifest(manifest, this.#options.publicKeys); // the key may have been withdrawn meanwhile
+    await this.#image();
+    await this.#step("verified");
+  }
+
+  /** The image as the manifest says; checked each time it is read, since disks rot and files are written over. */
+  async #image(): Promise<Uint8Array> {
+    const { sha256, size } = this.#update;
     const image = await this.#options.store.image();
     if (image.length !== size || sha256Of(image) !== sha256)
       throw new ManifestRefused("the image's SHA-256 differs from its manifest's");
-    await this.#step("verified");
+    return image;
   }
 
   async #withTarget(target: FlashTarget, signal: AbortSignal): Promise<void> {
@@ -217,7 +244,7 @@ export class Updater {
   }
 
   async #upload(target: FlashTarget, signal: AbortSignal): Promise<void> {
-    const image = await this.#options.store.image();
+    const image = await this.#image();
     const hash = hexOf(target.hashOf(image));
     const active = activeOf(await target.slots(signal));
     const { manifest } = this.#update;
@@ -231,7 +258,7 @@ export class Updater {
       await this.#end("confirmed", "the board runs this image already", { hash });
       return;
     }
-    await target.upload(image, (bytes) => this.#options.onProgress?.("leased", bytes), signal);
+    await target.upload(image, (bytes) => (this.#uploadedBytes = bytes), signal);
     await this.#step("uploaded", {
       hash,
       ...(active ? { previousHash: hexOf(active.hash), previousVersion: active.version } : {}),
@@ -321,11 +348,7 @@ export class Updater {
     await this.#store({ ...this.#update, ...more, step });
   }
 
-  async #end(
-    step: "confirmed" | "reverted" | "rejected",
-    reason?: string,
-    more: Partial<UpdateState> = {},
-  ): Promise<void> {
+  async #end(step: UpdateEnd, reason?: string, more: Partial<UpdateState> = {}): Promise<void> {
     const ended: UpdateState = { ...this.#update, ...more, step, reason };
     const { hash, version, counter } = ended;
     const others = this.#memory.installed.filter((entry) => entry.hash !== hash).slice(-7);
@@ -336,10 +359,9 @@ export class Updater {
   }
 
   async #store(update: UpdateState): Promise<void> {
-    const { store, log, onProgress } = this.#options;
+    const { store, log } = this.#options;
     this.#memory = { ...this.#memory, update };
     await store.save(this.#memory);
-    onProgress?.(update.step, update.size);
     log.info({ step: update.step, version: update.version, reason: update.reason }, "firmware update");
   }
 }

@@ -96,6 +96,10 @@ static void run_echo(board_app *app, uint32_t id, const atl_cursor *args) {
 static void run_double(board_app *app, uint32_t id, const atl_cursor *args) {
   atl_cursor value;
   int32_t hundredths = atl_find(args, "value", &value) ? atl_get_scaled(&value, 2) : 0;
+  if (hundredths > INT32_MAX / 2 || hundredths < INT32_MIN / 2) {
+    answer_text(app, id, ATL_REFUSED, "value: too large");
+    return;
+  }
   atl_writer writer = answer(app, id, ATL_DONE);
   atl_put_decimal(&writer, hundredths * 2, -2);
   atl_end(&writer);

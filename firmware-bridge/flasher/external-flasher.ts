@@ -3,29 +3,38 @@ import { createHash } from "node:crypto";
 import { readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import * as v from "valibot";
+import { CommandRefused } from "../../core/command-errors.js";
 import { EdgeError, SyntaxInvalid } from "../../core/errors.js";
 import { writeFileDurably } from "../durable-file.js";
-import { FlashRefused, type FlashTarget } from "./flash-target.js";
+import { ChildSignal } from "../../core/scope.js";
+import { FlashRefused, type FlashTarget } from "../update/flash-target.js";
+
+/** A program and its arguments, with `{port}`, `{image}` and `{version}` to be filled in. Nothing goes through a shell. */
+export type FlasherCommand = readonly string[];
 
 export interface ExternalFlasherOptions {
-  /** Program and arguments; `{image}` stands for the path of the image file. Nothing goes through a shell. */
-  readonly command: readonly string[];
+  /** Writes the image to the board, and leaves it running. */
+  readonly flash: FlasherCommand;
+  /** Exits with 0 when the board's application works; left out, an image that was written counts as good. */
+  readonly probe?: FlasherCommand | undefined;
+  readonly port: string;
   /** Where the images and the memory of this board are kept. */
   readonly folder: string;
   readonly timeoutMs: number;
-  /** Version of an image, for the report; the manifest's version is told by the updater. */
-  readonly versionOf?: (image: Uint8Array) => string;
+  /** Of an image, by its SHA-256 in hex; such a board does not tell. */
+  readonly versionOf: (sha256: string) => string;
 }
 
-/** `esptool` for an ESP32 at a port: the application of the default partition table is at 0x10000. */
-export const esptoolCommand = (path: string, baud: number): readonly string[] => [
-  ...["esptool", "--port", path, "--baud", String(baud), "--after", "hard_reset"],
-  ...["write_flash", "0x10000", "{image}"],
-];
-
-/** The flasher failed; trying again may help. */
+/** The program failed; trying again may help. */
 export class FlasherFailed extends EdgeError {
   override readonly code: string = "FLASHER_FAILED";
+  /** Left out when it did not run to its end. */
+  readonly exitCode: number | undefined;
+
+  constructor(message: string, exitCode: number | undefined) {
+    super(message);
+    this.exitCode = exitCode;
+  }
 }
 
 const hash = v.pipe(v.string(), v.regex(/^[0-9a-f]{64}$/u));
@@ -47,7 +56,7 @@ type Memory = v.InferOutput<typeof memorySchema>;
  * again, so an update needs that image, and the first one that is installed this way has none to go back to.
  */
 export async function openExternalFlasher(options: ExternalFlasherOptions): Promise<FlashTarget> {
-  const { folder, versionOf = () => "" } = options;
+  const { folder, versionOf, probe } = options;
   const memoryPath = join(folder, "flasher.json");
   let memory = await load(memoryPath);
   const imagePath = (name: string): string => join(folder, `image-${name}.bin`);
@@ -62,12 +71,17 @@ export async function openExternalFlasher(options: ExternalFlasherOptions): Prom
   /** Writes the image to the board; after a cut it is written again before anything else. */
   const flash = async (name: string, after: Memory, signal: AbortSignal): Promise<void> => {
     await remember({ ...memory, writing: name });
-    await runFlasher(options, imagePath(name), signal);
+    await run(options.flash, { image: imagePath(name), version: versionOf(name) }, signal);
     await remember({ ...after, writing: undefined });
   };
-  const slotOf = async (name: string, flags: { active: boolean; confirmed: boolean; pending: boolean }) => ({
+  const run = (
+    command: FlasherCommand,
+    values: { readonly image: string; readonly version: string },
+    signal: AbortSignal,
+  ) => runProgram(fillIn(command, { port: options.port, ...values }), options.timeoutMs, signal);
+  const slotOf = (name: string, flags: { active: boolean; confirmed: boolean; pending: boolean }) => ({
     ...flags,
-    version: versionOf(await readFile(imagePath(name))),
+    version: versionOf(name),
     hash: Buffer.from(name, "hex"),
   });
   const boot = async (signal: AbortSignal): Promise<void> => {
@@ -88,10 +102,10 @@ export async function openExternalFlasher(options: ExternalFlasherOptions): Prom
       const { active, confirmed, pending, uploaded } = memory;
       const other = pending ?? uploaded;
       return [
-        ...(active === undefined ? [] : [await slotOf(active, { active: true, confirmed, pending: false })]),
+        ...(active === undefined ? [] : [slotOf(active, { active: true, confirmed, pending: false })]),
         ...(other === undefined || other === active
           ? []
-          : [await slotOf(other, { active: false, confirmed: false, pending: pending !== undefined })]),
+          : [slotOf(other, { active: false, confirmed: false, pending: pending !== undefined })]),
       ];
     },
 
@@ -121,6 +135,19 @@ export async function openExternalFlasher(options: ExternalFlasherOptions): Prom
     },
 
     reset: boot,
+
+    async selfTest(_, signal) {
+      if (!probe || memory.active === undefined) return;
+      try {
+        await run(probe, { image: imagePath(memory.active), version: versionOf(memory.active) }, signal);
+      } catch (error) {
+        // It looked, and says no; a program that could not look may do so later.
+        if (error instanceof FlasherFailed && error.exitCode !== undefined)
+          throw new CommandRefused(error.message, { cause: error });
+        throw error;
+      }
+    },
+
     [Symbol.asyncDispose]: async () => undefined,
   };
 }
@@ -140,19 +167,24 @@ async function load(path: string): Promise<Memory> {
   }
 }
 
+const fillIn = (command: FlasherCommand, values: Readonly<Record<string, string>>): FlasherCommand =>
+  command.map((part) => part.replace(/\{(port|image|version)\}/gu, (whole, name: string) => values[name] ?? whole));
+
 /** @throws {FlasherFailed} with the end of what the program said. */
-function runFlasher({ command, timeoutMs }: ExternalFlasherOptions, image: string, signal: AbortSignal): Promise<void> {
-  const [program = "", ...args] = command.map((part) => part.replaceAll("{image}", image));
-  return new Promise((resolve, reject) => {
-    execFile(program, args, { timeout: timeoutMs, signal, maxBuffer: 1 << 20 }, (error, stdout, stderr) => {
-      if (!error) resolve();
-      else if (signal.aborted) reject(signal.reason);
-      else
-        reject(
-          new FlasherFailed(`${program} failed: ${lastLine(stderr) || lastLine(stdout) || error.message}`, {
-            cause: error,
-          }),
-        );
+async function runProgram(
+  [program = "", ...args]: FlasherCommand,
+  timeoutMs: number,
+  signal: AbortSignal,
+): Promise<void> {
+  // A program that cannot be started leaves its listener on the signal: on one of our own, then.
+  await using child = new ChildSignal(signal);
+  const options = { timeout: timeoutMs, signal: child.signal, maxBuffer: 1 << 20 };
+  await new Promise<void>((resolve, reject) => {
+    execFile(program, args, options, (error, stdout, stderr) => {
+      if (!error) return resolve();
+      if (signal.aborted) return reject(signal.reason as Error);
+      const said = lastLine(stderr) || lastLine(stdout) || error.message;
+      reject(new FlasherFailed(`${program} failed: ${said}`, typeof error.code === "number" ? error.code : undefined));
     });
   });
 }
