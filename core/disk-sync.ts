@@ -11,7 +11,8 @@ export interface DiskSync {
 export const nodeDisk = { fdatasync: promisify(fdatasync), fsync: promisify(fsync) };
 
 const LOOK_AT = 16;
-const LOOK_AT_AFTER_A_SLOW_ONE = 1_000;
+/** After a sync that blocked for long, so many a millisecond go through the pool. */
+const LOOK_AT_PER_BLOCKED_MS = 16;
 
 const onEventLoop = { fdatasync: fdatasyncSync, nowMs: () => performance.now() };
 
@@ -37,7 +38,8 @@ export class QuickDisk implements DiskSync {
     if (this.#wary > 0) return this.#throughPool(fd);
     const startMs = this.#loop.nowMs();
     this.#loop.fdatasync(fd);
-    if (this.#loop.nowMs() - startMs > this.#mayBlockMs) this.#lookAt(LOOK_AT_AFTER_A_SLOW_ONE);
+    const tookMs = this.#loop.nowMs() - startMs;
+    if (tookMs > this.#mayBlockMs) this.#lookAt(Math.ceil(tookMs * LOOK_AT_PER_BLOCKED_MS));
   }
 
   /** Of whole database files, and rare. */

@@ -8,6 +8,7 @@ import { codeOf, EdgeError, LimitExceeded } from "./errors.js";
 export interface SqlHandle {
   exec(sql: string): unknown;
   pragma(source: string, options?: { simple?: boolean }): unknown;
+  prepare(sql: string): { run(): unknown; get(): unknown };
   close(): unknown;
   readonly inTransaction: boolean;
 }
@@ -27,7 +28,7 @@ export interface GroupCommitOptions {
   readonly maxWaiting?: number;
   /**
    * While syncs take less than this they are made on the event loop, which saves the way through the thread pool and
-   * back: more than such a sync itself. A slower one sends the next thousand through the pool. Never unless given.
+   * back: more than such a sync itself. A slower one sends many that follow through the pool. Never unless given.
    */
   readonly mayBlockMs?: number;
   /** Takes the place of the real disk, and of `mayBlockMs`. */
@@ -125,6 +126,7 @@ export class GroupCommit {
   readonly #commitIntervalMs: number;
   readonly #maxWaiting: number;
   readonly #files: Files;
+  readonly #sql: Statements;
   readonly #frameBytes: number;
 
   /** Applied within the open transaction. */
@@ -172,6 +174,7 @@ export class GroupCommit {
     this.#maxWaiting = maxWaiting;
     this.#files = files;
     this.#frameBytes = frameBytes(db);
+    this.#sql = prepared(db);
     closedAtExit(db);
   }
 
@@ -258,10 +261,12 @@ export class GroupCommit {
   ): void {
     if (this.#failure) return this.#rejectAll([{ durability, settle: () => {}, reject }], this.#failure);
     try {
-      if (!this.#db.inTransaction) this.#db.exec("BEGIN IMMEDIATE");
-      this.#db.exec("SAVEPOINT one_write");
+      const isFirst = !this.#db.inTransaction;
+      if (isFirst)
+        this.#sql.begin.run(); // undone as a whole, it needs no savepoint
+      else this.#sql.savepoint.run();
       const result = apply();
-      this.#db.exec("RELEASE one_write");
+      if (!isFirst) this.#sql.release.run();
       this.#batch.push({ durability, settle: () => resolve(result), reject });
     } catch (error) {
       this.#waiting -= 1;
@@ -274,7 +279,8 @@ export class GroupCommit {
 
   #undo(error: unknown): void {
     try {
-      if (this.#db.inTransaction) this.#db.exec("ROLLBACK TO one_write; RELEASE one_write");
+      if (this.#db.inTransaction && this.#batch.length === 0) this.#db.exec("ROLLBACK");
+      else if (this.#db.inTransaction) this.#db.exec("ROLLBACK TO one_write; RELEASE one_write");
       // SQLite undid the whole transaction, as it may at SQLITE_FULL and SQLITE_IOERR.
       else this.#rejectAll(this.#batch.splice(0), error);
     } catch (cause) {
@@ -301,7 +307,7 @@ export class GroupCommit {
     const batch = this.#batch.splice(0);
     if (batch.length === 0 && !this.#db.inTransaction) return;
     try {
-      this.#db.exec("COMMIT");
+      this.#sql.commit.run();
       this.#commits += 1;
       this.#lastCommitMs = performance.now();
     } catch (error) {
@@ -311,7 +317,7 @@ export class GroupCommit {
     }
     this.#settleAll(batch.filter((waiter) => waiter.durability === "crash"));
     this.#unsynced.push(...batch.filter((waiter) => waiter.durability === "power-cut"));
-    this.#walBytes = walState(this.#db, "NOOP").frames * this.#frameBytes;
+    this.#walBytes = walState(this.#sql.walState.get()).frames * this.#frameBytes;
     if (!this.#checkpointing && !this.#syncing && (this.#unsynced.length > 0 || this.#walIsLong())) {
       this.#syncing = this.#syncAll();
     }
@@ -446,7 +452,7 @@ async function emptyWal({ db, disk, dbFd, walFd }: WalAndDisk, how: "truncate" |
 
 function copiedWhole(db: SqlHandle): boolean {
   try {
-    const { frames, copied } = walState(db, "PASSIVE");
+    const { frames, copied } = walState(db.prepare("PRAGMA wal_checkpoint(PASSIVE)").get());
     return frames === copied;
   } catch (error) {
     if (codeOf(error)?.startsWith("SQLITE_FULL") || codeOf(error)?.startsWith("SQLITE_LOCKED")) return false;
@@ -454,14 +460,25 @@ function copiedWhole(db: SqlHandle): boolean {
   }
 }
 
+type Statements = ReturnType<typeof prepared>;
+
+/** What every write needs: parsed once. */
+function prepared(db: SqlHandle) {
+  return {
+    begin: db.prepare("BEGIN IMMEDIATE"),
+    savepoint: db.prepare("SAVEPOINT one_write"),
+    release: db.prepare("RELEASE one_write"),
+    commit: db.prepare("COMMIT"),
+    walState: db.prepare("PRAGMA wal_checkpoint(NOOP)"),
+  };
+}
+
 /** Of a page in the WAL, with its header. */
 function frameBytes(db: SqlHandle): number {
   return Number(db.pragma("page_size", { simple: true })) + 24;
 }
 
-function walState(db: SqlHandle, mode: "NOOP" | "PASSIVE"): { readonly frames: number; readonly copied: number } {
-  const rows = db.pragma(`wal_checkpoint(${mode})`);
-  const row: unknown = Array.isArray(rows) ? rows[0] : undefined;
+function walState(row: unknown): { readonly frames: number; readonly copied: number } {
   if (typeof row !== "object" || row === null || !("log" in row) || !("checkpointed" in row)) {
     throw new Error("SQLite does not tell the length of the write-ahead log");
   }

@@ -102,6 +102,8 @@ export interface AtDatabase extends Disposable {
 
 /** A disk this quick costs a client less when it is waited for on the event loop. */
 const SYNC_MAY_BLOCK_MS = 2;
+/** As long as SQLite's own: emptied more often, the log costs every client. */
+const WAL_LIMIT_BYTES = 4 << 20;
 
 /**
  * Opens or makes the file of one atSign and locks it.
@@ -111,7 +113,13 @@ const SYNC_MAY_BLOCK_MS = 2;
 export async function openAtDatabase(path: string, disk?: DiskSync): Promise<AtDatabase> {
   makePrivate(path);
   const db = new Database(path, { timeout: 0 });
-  const commits = await openGroupCommit({ db, path, mayBlockMs: SYNC_MAY_BLOCK_MS, ...(disk && { disk }) });
+  const commits = await openGroupCommit({
+    db,
+    path,
+    mayBlockMs: SYNC_MAY_BLOCK_MS,
+    walLimitBytes: WAL_LIMIT_BYTES,
+    ...(disk && { disk }),
+  });
   try {
     await commits.write(() => migrate(db, path));
   } catch (error) {
