@@ -83,6 +83,33 @@ const command = v.strictObject({
     ),
   ),
   answerPointer: v.optional(v.pipe(pointer, doc("What of the answer goes to the caller; empty: all of it.")), ""),
+  correlate: v.optional(
+    v.pipe(
+      v.boolean(),
+      doc(
+        "true, in version 5: the command names a response topic (`answerTopic`, or one of our own) and carries correlation data, and only the message that carries the same is its answer.",
+      ),
+    ),
+    false,
+  ),
+});
+
+const will = v.strictObject({
+  topic: v.pipe(v.string(), parseWith(parseTopic), doc("Where it is published."), v.examples(["atedge/north/status"])),
+  payload: v.optional(
+    v.pipe(
+      v.string(),
+      v.maxLength(4096),
+      doc("What the broker publishes when it loses us, and we ourselves before we leave."),
+    ),
+    "offline",
+  ),
+  online: v.optional(
+    v.pipe(v.string(), v.maxLength(4096), doc("What we publish there whenever we are connected; empty: nothing.")),
+    "online",
+  ),
+  qos: v.optional(v.pipe(v.picklist([0, 1]), doc("Quality of service of both.")), 1),
+  retain: v.optional(v.pipe(v.boolean(), doc("true has the broker keep it for later subscribers.")), true),
 });
 
 /** Keys of `type = "mqtt"`. */
@@ -97,7 +124,7 @@ export const mqttSchema = v.pipe(
         v.string(),
         v.regex(/^[A-Za-z0-9_-]{1,64}$/u, "expected letters, digits, _ and -"),
         doc(
-          "Name of the session at the broker, the same after every restart. Left out: made once and kept in the state folder.",
+          "Name of the session at the broker, the same after every restart. Left out: made once; another one when the card is copied to another machine.",
         ),
       ),
     ),
@@ -130,6 +157,7 @@ export const mqttSchema = v.pipe(
       v.pipe(integer(1024, 16_777_216), doc("A longer message is dropped and counted.")),
       262_144,
     ),
+    will: v.optional(v.pipe(will, doc("Last will: tells other clients of the broker whether we are there."))),
     preset: v.optional(
       v.pipe(
         v.array(
@@ -164,6 +192,14 @@ export const mqttSchema = v.pipe(
       "expected both cert and key, or none",
     ),
     ["cert"],
+  ),
+  v.forward(
+    v.partialCheck(
+      [["version"], ["command"]],
+      ({ version, command }) => version === "5" || !command.some(({ correlate }) => correlate),
+      'expected version = "5": correlation data is new in it',
+    ),
+    ["version"],
   ),
   doc("An MQTT broker, 3.1.1 or 5."),
 );

@@ -1,16 +1,16 @@
-import { randomBytes } from "node:crypto";
-import { readFile, rename, writeFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { connect as connectTcp, isIP, type Socket } from "node:net";
-import { join } from "node:path";
 import type MqttModule from "mqtt/lib/client";
-import type { IClientOptions } from "mqtt/lib/client";
+import type { IClientOptions, IConnackPacket } from "mqtt/lib/client";
 import type { DriverDeps } from "../../core/driver.js";
 import { codeOf, DeviceGone, EdgeError } from "../../core/errors.js";
+import { readMachineId } from "../../core/machine-id.js";
 import { untilAborted } from "../../core/scope.js";
 import { Secret } from "../../core/secret.js";
 import type { MqttConfig } from "./config.js";
 import type { Preset } from "./message-source.js";
 import { ReceivePath, type ReceivePathOptions } from "./receive-path.js";
+import { type MqttSession, openSession } from "./session.js";
 
 type MqttClient = MqttModule.default;
 
@@ -25,6 +25,12 @@ const CONNECT_MS = 20_000;
 export interface BrokerConnection {
   readonly client: MqttClient;
   readonly path: ReceivePath;
+  /** Where answers with correlation data come that no other topic is configured for. */
+  readonly answerTopic: string;
+  /** Subscribes what became known while we run. */
+  follow(filter: string): void;
+  /** Publishes what our last will would. */
+  sayGoodbye(): Promise<void>;
 }
 
 /**
@@ -41,7 +47,8 @@ export async function connectToBroker(
   signal: AbortSignal,
 ): Promise<BrokerConnection> {
   const password = config.passwordFile === undefined ? undefined : await readPassword(config.passwordFile);
-  const clientId = config.clientId ?? (await keptClientId(deps));
+  const stateDir = await deps.stateDir();
+  const session = await openSession({ stateDir, machineId: await readMachineId(), clientId: config.clientId });
   const { default: library } = await import("mqtt/lib/client");
   signal.throwIfAborted();
   const socket = await openSocket(config);
@@ -56,11 +63,24 @@ export async function connectToBroker(
   });
   // Its errors reach us by `errored` when it has closed.
   path.on("error", () => undefined);
-  const client = new library.default(() => path, clientOptions(config, clientId, password));
+  const client = new library.default(() => path, clientOptions(config, session.clientId, password));
+  const broker: BrokerConnection = {
+    client,
+    path,
+    answerTopic: answerTopicOf(session),
+    follow: (filter) => void follow(filter, client, session).catch((error: unknown) => path.destroy(asError(error))),
+    sayGoodbye: async () => {
+      if (config.will) await publishStatus(client, config.will, config.will.payload);
+    },
+  };
   try {
-    await untilAborted(untilConnected(config, client, path), signal);
-    await untilAborted(subscribe(config, plan, client, path), signal);
-    return { client, path };
+    const { sessionPresent } = await untilAborted(untilConnected(config, client, path), signal);
+    // Not an error of ours, but a loss that nobody else would tell of.
+    if (!sessionPresent && session.wasKept)
+      deps.log.warn({ clientId: session.clientId }, "the broker has forgotten our session, and what it kept for us");
+    await untilAborted(subscribe(config, plan, session, broker), signal);
+    if (config.will && config.will.online !== "") await publishStatus(client, config.will, config.will.online);
+    return broker;
   } catch (error) {
     client.end(true);
     path.destroy();
@@ -69,7 +89,7 @@ export async function connectToBroker(
 }
 
 function clientOptions(config: MqttConfig, clientId: string, password: Secret | undefined): IClientOptions {
-  const { username, keepAliveSeconds, sessionExpirySeconds, maxPending, maxMessageBytes } = config;
+  const { username, keepAliveSeconds, sessionExpirySeconds, maxPending, maxMessageBytes, will } = config;
   return {
     clientId,
     clean: false,
@@ -84,6 +104,9 @@ function clientOptions(config: MqttConfig, clientId: string, password: Secret | 
     timerVariant: "native",
     ...(username === undefined ? {} : { username }),
     ...(password === undefined ? {} : { password: password.reveal() }),
+    ...(will === undefined
+      ? {}
+      : { will: { topic: will.topic, payload: Buffer.from(will.payload), qos: will.qos, retain: will.retain } }),
     ...(config.version === "3.1.1"
       ? { protocolVersion: 4 }
       : {
@@ -114,34 +137,66 @@ async function openSocket(config: MqttConfig): Promise<Socket> {
   });
 }
 
-function untilConnected({ url }: MqttConfig, client: MqttClient, path: ReceivePath): Promise<void> {
+function untilConnected({ url }: MqttConfig, client: MqttClient, path: ReceivePath): Promise<IConnackPacket> {
   return new Promise((resolve, reject) => {
-    client.once("connect", () => resolve());
+    client.once("connect", resolve);
     client.on("error", (error) => {
       const refused = "code" in error && typeof error.code === "number";
-      reject(refused ? refusal(url, error.message, error) : unreachable(url, error));
+      reject(refused ? refusal(url, error.message, error, hintFor(error.code)) : unreachable(url, error));
     });
     path.once("close", () => reject(unreachable(url, path.errored)));
   });
 }
 
-async function subscribe(config: MqttConfig, plan: Preset, client: MqttClient, path: ReceivePath): Promise<void> {
+async function subscribe(
+  config: MqttConfig,
+  plan: Preset,
+  session: MqttSession,
+  { client, path, answerTopic }: BrokerConnection,
+): Promise<void> {
   const filters = new Map<string, 0 | 1>();
   for (const { filter, qos, subscribed } of plan.sources) {
     if (subscribed !== false && filters.get(filter.filter) !== 1) filters.set(filter.filter, qos);
   }
-  for (const { answerTopic } of config.command)
-    if (answerTopic !== undefined) filters.set(answerFilter(answerTopic), 1);
-  if (filters.size === 0) return;
+  for (const command of config.command) {
+    if (command.answerTopic !== undefined) filters.set(answerFilter(command.answerTopic), 1);
+    else if (command.correlate) filters.set(answerTopic, 1);
+  }
   const closed = new Promise<never>((_, reject) =>
     path.once("close", () => reject(unreachable(config.url, path.errored))),
   );
+  closed.catch(() => undefined);
+  const follows = plan.sources.some(({ subscribed }) => subscribed === false);
+  const stale = session.stale(filters.keys(), follows);
+  if (stale.length > 0) {
+    await Promise.race([client.unsubscribeAsync(stale), closed]);
+    await session.unsubscribed(stale);
+  }
+  await session.willSubscribe(filters.keys());
+  if (filters.size === 0) return;
   const map = Object.fromEntries(Array.from(filters, ([filter, qos]) => [filter, { qos }]));
   const granted = client.subscribeAsync(map).catch((cause: unknown) => {
     throw refusal(config.url, "a subscription is not granted", cause);
   });
   await Promise.race([granted, closed]);
 }
+
+async function follow(filter: string, client: MqttClient, session: MqttSession): Promise<void> {
+  await session.willFollow(filter);
+  client.subscribe(filter, { qos: 1 });
+}
+
+async function publishStatus(
+  client: MqttClient,
+  { topic, qos, retain }: NonNullable<MqttConfig["will"]>,
+  payload: string,
+): Promise<void> {
+  await client.publishAsync(topic, payload, { qos, retain });
+}
+
+const answerTopicOf = ({ clientId }: MqttSession): string => `atedge/answers/${clientId}`;
+
+const asError = (error: unknown): Error => (error instanceof Error ? error : new Error(String(error)));
 
 /** An answer topic may depend on arguments; then every value of theirs is subscribed. */
 const answerFilter = (topic: string): string =>
@@ -150,10 +205,17 @@ const answerFilter = (topic: string): string =>
     .map((level) => (/\{[A-Za-z0-9_]+\}/u.test(level) ? "+" : level))
     .join("/");
 
-function refusal(url: string, reason: string, cause: unknown): BrokerRefused {
-  return new BrokerRefused(`${url} refuses us: ${reason}; check username, passwordFile and the broker's access rules`, {
-    cause,
-  });
+function refusal(url: string, reason: string, cause: unknown, hint = ACCESS_HINT): BrokerRefused {
+  return new BrokerRefused(`${url} refuses us: ${reason}; ${hint}`, { cause });
+}
+
+const ACCESS_HINT = "check username, passwordFile and the broker's access rules";
+
+/** By return code of 3.1.1 (section 3.2.2.3) or reason code of 5 (section 3.2.2.2). */
+function hintFor(code: unknown): string {
+  if (code === 1 || code === 0x84) return "it does not speak this version of MQTT: set version to the other one";
+  if (code === 2 || code === 0x85) return "it does not take our clientId: set another one";
+  return ACCESS_HINT;
 }
 
 function unreachable(url: string, cause: Error | null): DeviceGone {
@@ -174,19 +236,4 @@ async function readText(file: string): Promise<string> {
   } catch (cause) {
     throw new EdgeError(`${file} cannot be read (${codeOf(cause) ?? "unknown error"})`, { cause });
   }
-}
-
-/** The session's name at the broker: made once, so that the broker knows us again after every restart. */
-async function keptClientId(deps: DriverDeps): Promise<string> {
-  const file = join(await deps.stateDir(), "mqtt-client-id");
-  try {
-    const kept = (await readFile(file, "utf8")).trim();
-    if (/^atedge-[0-9a-f]{16}$/u.test(kept)) return kept;
-  } catch (error) {
-    if (codeOf(error) !== "ENOENT") throw error;
-  }
-  const made = `atedge-${randomBytes(8).toString("hex")}`;
-  await writeFile(`${file}.new`, `${made}\n`, { mode: 0o600 });
-  await rename(`${file}.new`, file);
-  return made;
 }

@@ -1,3 +1,4 @@
+import { randomBytes } from "node:crypto";
 import type MqttModule from "mqtt/lib/client";
 import { CommandRefused, CommandUncertain } from "../../core/command-errors.js";
 import type { Driver, DriverDeps, OpenDriver, Reading } from "../../core/driver.js";
@@ -7,12 +8,11 @@ import { commandNamed } from "../configured-command.js";
 import { valueAt } from "../json-pointer.js";
 import { within } from "../within.js";
 import type { MqttConfig } from "./config.js";
-import { connectToBroker } from "./connect.js";
+import { type BrokerConnection, connectToBroker } from "./connect.js";
 import type { MessageSource } from "./message-source.js";
 import { planOf } from "./plan.js";
 import type { Publication, PublishCommand } from "./publish-command.js";
-import type { InboundMessage } from "./publish-packet.js";
-import type { ReceivePath } from "./receive-path.js";
+import { correlationOf, type InboundMessage } from "./publish-packet.js";
 
 type MqttClient = MqttModule.default;
 
@@ -21,9 +21,9 @@ export const openMqtt: OpenDriver<MqttConfig> = async (config, deps, signal) => 
   const followed = new Followed();
   const plan = planOf(config, (filter) => followed.add(filter.filter));
   const intake = new Intake(plan.sources, deps);
-  const { client, path } = await connectToBroker(config, plan, deps, (messages) => intake.receive(messages), signal);
-  followed.subscribe(client);
-  return new MqttDriver(config, deps, plan.commands, intake, client, path);
+  const broker = await connectToBroker(config, plan, deps, (messages) => intake.receive(messages), signal);
+  followed.subscribe(broker);
+  return new MqttDriver(config, deps, plan.commands, intake, broker);
 };
 
 class MqttDriver implements Driver {
@@ -33,7 +33,8 @@ class MqttDriver implements Driver {
   readonly #commands: readonly PublishCommand[];
   readonly #intake: Intake;
   readonly #client: MqttClient;
-  readonly #path: ReceivePath;
+  readonly #path: BrokerConnection["path"];
+  readonly #broker: BrokerConnection;
   readonly #gone = new AbortController();
 
   constructor(
@@ -41,17 +42,18 @@ class MqttDriver implements Driver {
     deps: DriverDeps,
     commands: readonly PublishCommand[],
     intake: Intake,
-    client: MqttClient,
-    path: ReceivePath,
+    broker: BrokerConnection,
   ) {
+    const { client, path } = broker;
     this.id = config.id;
     this.commands = commands.map(({ description }) => description);
     this.#deps = deps;
     this.#commands = commands;
     this.#intake = intake;
+    this.#broker = broker;
     this.#client = client;
     this.#path = path;
-    const gone = (): void => this.#gone.abort(goneError(config.url, path.errored));
+    const gone = (): void => this.#gone.abort(goneError(config.url, path.farewell ?? path.errored));
     path.once("close", gone);
     if (path.closed) gone();
   }
@@ -88,11 +90,15 @@ class MqttDriver implements Driver {
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#path.closed) return;
     const closed = new Promise<void>((resolve) => this.#path.once("close", () => resolve()));
-    // Without DISCONNECT the broker would publish our last will; but a broker that does not read must not keep us.
+    // A broker that does not read must not keep us.
     if (this.#client.connected && Object.keys(this.#client.outgoing).length === 0) {
-      this.#client.end();
+      const leave = async (): Promise<void> => {
+        await this.#broker.sayGoodbye();
+        this.#client.end();
+        await closed;
+      };
       const options = { ms: 500, clock: this.#deps.clock, what: "close" };
-      await within(() => closed, options, new AbortController().signal).catch(() => undefined);
+      await within(leave, options, new AbortController().signal).catch(() => undefined);
     }
     this.#client.end(true);
     this.#path.destroy();
@@ -100,11 +106,14 @@ class MqttDriver implements Driver {
   }
 
   async #ask(publication: Publication, signal: AbortSignal): Promise<unknown> {
-    const { topic, payload, qos, retain, answerTopic, answerPointer } = publication;
+    const { topic, payload, qos, retain, answerPointer, correlate } = publication;
+    const answerTopic = publication.answerTopic ?? (correlate ? this.#broker.answerTopic : undefined);
+    const correlationData = correlate ? randomBytes(16) : undefined;
     // Listening begins before the command is sent: the answer may overtake the acknowledgement.
-    const answer = answerTopic === undefined ? undefined : this.#intake.next(answerTopic, signal);
+    const answer = answerTopic === undefined ? undefined : this.#intake.next(answerTopic, correlationData, signal);
     answer?.catch(() => undefined);
-    await this.#client.publishAsync(topic, payload, { qos, retain });
+    const properties = answerTopic && correlationData ? { responseTopic: answerTopic, correlationData } : undefined;
+    await this.#client.publishAsync(topic, payload, { qos, retain, ...(properties ? { properties } : {}) });
     return answer ? (valueAt(await answer, answerPointer) ?? null) : { sent: true };
   }
 
@@ -125,25 +134,32 @@ function goneError(url: string, cause: Error | null): Error {
 /** Topics that become known while we run; each is subscribed once. */
 class Followed {
   readonly #filters = new Set<string>();
-  #client: MqttClient | undefined;
+  #broker: BrokerConnection | undefined;
 
   add(filter: string): void {
     if (this.#filters.has(filter)) return;
     this.#filters.add(filter);
-    this.#client?.subscribe(filter, { qos: 1 });
+    this.#broker?.follow(filter);
   }
 
-  subscribe(client: MqttClient): void {
-    this.#client = client;
-    for (const filter of this.#filters) client.subscribe(filter, { qos: 1 });
+  subscribe(broker: BrokerConnection): void {
+    this.#broker = broker;
+    for (const filter of this.#filters) broker.follow(filter);
   }
+}
+
+/** Who waits for the next message on a topic, or for the one with this correlation data. */
+interface Waiting {
+  readonly topic: string;
+  readonly correlationData: Buffer | undefined;
+  readonly resolve: (payload: unknown) => void;
 }
 
 /** Turns messages into readings and answers. */
 class Intake {
   readonly #sources: readonly MessageSource[];
   readonly #deps: DriverDeps;
-  readonly #waiting = new Set<{ readonly topic: string; readonly resolve: (payload: unknown) => void }>();
+  readonly #waiting = new Set<Waiting>();
   messages = 0;
   ignored = 0;
   tooLong = 0;
@@ -161,10 +177,10 @@ class Intake {
   }
 
   /** The payload of the next message on a topic: parsed when it is JSON, as text when not. */
-  async next(topic: string, signal: AbortSignal): Promise<unknown> {
+  async next(topic: string, correlationData: Buffer | undefined, signal: AbortSignal): Promise<unknown> {
     let remove: (() => void) | undefined;
     const found = new Promise<unknown>((resolve) => {
-      const entry = { topic, resolve };
+      const entry = { topic, correlationData, resolve };
       this.#waiting.add(entry);
       remove = () => this.#waiting.delete(entry);
     });
@@ -179,15 +195,21 @@ class Intake {
     }
     const payload = parsePayload(message.payload);
     let answered = false;
-    for (const { topic, resolve } of this.#waiting) {
-      if (topic !== message.topic || message.retained) continue;
-      resolve(payload);
+    for (const waiting of this.#waiting) {
+      if (!isAnswer(message, waiting)) continue;
+      waiting.resolve(payload);
       answered = true;
     }
     const readings = this.#sources.flatMap((source) => source.readings(message, payload, timeMs));
     if (readings.length === 0 && !answered) this.ignored += 1;
     return readings;
   }
+}
+
+function isAnswer({ topic, retained, properties }: InboundMessage, waiting: Waiting): boolean {
+  if (topic !== waiting.topic || retained) return false;
+  const { correlationData } = waiting;
+  return !correlationData || (properties && correlationOf(properties)?.equals(correlationData)) === true;
 }
 
 /** Many sensors publish bare text or numbers, many JSON: what parses as JSON is that. */

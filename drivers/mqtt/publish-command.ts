@@ -15,6 +15,8 @@ export interface Publication {
   /** The next message here is the answer; without one, sent is done. */
   readonly answerTopic?: string;
   readonly answerPointer: JsonPointer;
+  /** The answer carries the same correlation data as the command, and comes on a topic that the command names. */
+  readonly correlate?: boolean;
 }
 
 /** A command that is carried out by publishing. */
@@ -28,7 +30,7 @@ export interface PublishCommand {
 
 /** The command of a `[[driver.command]]` table. */
 export function configuredCommand(command: MqttCommand): PublishCommand {
-  const { name, timeoutMs, topic, payload, qos, retain, answerTopic, answerPointer } = command;
+  const { name, timeoutMs, topic, payload, qos, retain, answerTopic, answerPointer, correlate } = command;
   return {
     name,
     description: describe(command),
@@ -39,6 +41,7 @@ export function configuredCommand(command: MqttCommand): PublishCommand {
       qos,
       retain,
       answerPointer,
+      correlate,
       ...(answerTopic === undefined ? {} : { answerTopic: filledTopic(answerTopic, args) }),
     }),
   };

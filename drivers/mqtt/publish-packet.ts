@@ -10,6 +10,8 @@ export interface InboundMessage {
   readonly retained: boolean;
   /** Only at QoS 1, where it is acknowledged with this number. */
   readonly packetId?: number;
+  /** Of version 5, without their length. */
+  readonly properties?: Buffer;
   /** Bytes of the payload that were over the limit and are missing. */
   readonly omittedBytes: number;
 }
@@ -17,7 +19,7 @@ export interface InboundMessage {
 export const isPublish = ({ header }: MqttFrame): boolean => header >> 4 === 3;
 
 /**
- * A PUBLISH at QoS 0 or 1 (MQTT 3.1.1 and 5, section 3.3). Properties of version 5 are passed over; we announce no
+ * A PUBLISH at QoS 0 or 1 (MQTT 3.1.1 and 5, section 3.3). Properties of version 5 are handed on unread; we announce no
  * topic aliases, so there is always a topic.
  *
  * @throws {SyntaxInvalid} on a malformed one, and on QoS 2, which we never subscribe at.
@@ -36,9 +38,53 @@ export function parsePublish({ header, body, omittedBytes }: MqttFrame, version:
     if (packetId === 0) throw new SyntaxInvalid("MQTT: a message at QoS 1 without a number");
     at += 2;
   }
-  if (version === 5) at = afterProperties(body, at);
+  let properties: Buffer | undefined;
+  if (version === 5) {
+    const { from, end } = propertiesAt(body, at);
+    if (end > from) properties = body.subarray(from, end);
+    at = end;
+  }
   const payload = slice(body, at, body.length);
-  return { topic, payload, retained, omittedBytes, ...(packetId === undefined ? {} : { packetId }) };
+  return {
+    topic,
+    payload,
+    retained,
+    omittedBytes,
+    ...(packetId === undefined ? {} : { packetId }),
+    ...(properties === undefined ? {} : { properties }),
+  };
+}
+
+const CORRELATION_DATA = 0x09;
+const SUBSCRIPTION_ID = 0x0b;
+/** Properties of a fixed length, in bytes (MQTT 5, section 2.2.2.2). */
+const FIXED_BYTES: Readonly<Record<number, number>> = { 0x01: 1, 0x02: 4, 0x23: 2 };
+/** How many strings the others have: content type, response topic, correlation data, name and value of a user property. */
+const STRINGS: Readonly<Record<number, number>> = { 0x03: 1, 0x08: 1, [CORRELATION_DATA]: 1, 0x26: 2 };
+
+/** The correlation data among the properties of a message; `undefined` without any, or when they are malformed. */
+export function correlationOf(properties: Buffer): Buffer | undefined {
+  for (let at = 0; at < properties.length;) {
+    const id = properties[at] ?? 0;
+    at += 1;
+    if (id === SUBSCRIPTION_ID) at += properties.subarray(at).findIndex((byte) => byte < 0x80) + 1;
+    else if (FIXED_BYTES[id] !== undefined) at += FIXED_BYTES[id];
+    else if (STRINGS[id] === undefined) return undefined;
+    else {
+      for (let left = STRINGS[id]; left > 0; left -= 1) {
+        const text = stringAt(properties, at);
+        if (!text || id === CORRELATION_DATA) return text;
+        at += 2 + text.length;
+      }
+    }
+  }
+  return undefined;
+}
+
+function stringAt(bytes: Buffer, at: number): Buffer | undefined {
+  if (at + 2 > bytes.length) return undefined;
+  const end = at + 2 + bytes.readUInt16BE(at);
+  return end > bytes.length ? undefined : bytes.subarray(at + 2, end);
 }
 
 /** PUBACK for each number, success (MQTT 3.1.1 and 5, section 3.4; in 5 a missing reason code is success). */
@@ -51,14 +97,14 @@ export function pubacks(packetIds: readonly number[]): Buffer {
   return bytes;
 }
 
-function afterProperties(body: Buffer, from: number): number {
+function propertiesAt(body: Buffer, at: number): { readonly from: number; readonly end: number } {
   let length = 0;
   for (let place = 0; place < 4; place += 1) {
-    const byte = body[from + place];
+    const byte = body[at + place];
     if (byte === undefined) break;
     length += (byte & 0x7f) * 128 ** place;
-    const end = from + place + 1 + length;
-    if (byte < 0x80 && end <= body.length) return end;
+    const from = at + place + 1;
+    if (byte < 0x80 && from + length <= body.length) return { from, end: from + length };
   }
   throw new SyntaxInvalid("MQTT: false length of the properties");
 }

@@ -17,6 +17,10 @@ export interface ReceivePathOptions {
   readonly maxPendingBytes: number;
 }
 
+const DISCONNECT = 14;
+/** Reason code of a DISCONNECT (MQTT 5, section 3.14.2.1). */
+const SESSION_TAKEN_OVER = 0x8e;
+
 /** What comes faster than this does not come from sensors one by one: a queue is being worked off. */
 const BURST_MESSAGES = 10;
 const BURST_MS = 5;
@@ -35,6 +39,7 @@ export class ReceivePath extends Duplex {
   readonly #messages = new InOrder((error) => this.#fail(error));
   #pendingBytes = 0;
   #readerFull = false;
+  #farewell: Error | undefined;
   #burst = 0;
   #burstAtMs = -Infinity;
 
@@ -47,6 +52,11 @@ export class ReceivePath extends Duplex {
     this.#socket.on("error", (error) => this.destroy(error));
     this.#socket.on("end", () => this.destroy());
     this.#socket.on("close", () => this.destroy());
+  }
+
+  /** What the broker gave as its reason to end the connection, in version 5. */
+  get farewell(): Error | undefined {
+    return this.#farewell;
   }
 
   /** Messages that are received and not safe yet. */
@@ -92,7 +102,9 @@ export class ReceivePath extends Duplex {
     }
   }
 
-  #pass({ fixed, body }: MqttFrame): void {
+  #pass({ header, fixed, body }: MqttFrame): void {
+    // The end of the connection may overtake what mqtt.js has not read yet.
+    if (header >> 4 === DISCONNECT) this.#farewell = disconnected(body[0] ?? 0);
     const packet = body.length === 0 ? fixed : Buffer.concat([fixed, body]);
     if (!this.push(packet)) this.#readerFull = true;
   }
@@ -132,4 +144,12 @@ export class ReceivePath extends Duplex {
   #fail(error: unknown): void {
     this.destroy(error instanceof Error ? error : new Error(String(error)));
   }
+}
+
+function disconnected(reasonCode: number): Error {
+  return new Error(
+    reasonCode === SESSION_TAKEN_OVER
+      ? "another client has taken our session: does a second agent use the same clientId?"
+      : `the broker ends the connection with reason code ${reasonCode}`,
+  );
 }

@@ -4,7 +4,13 @@ import fc from "fast-check";
 import t from "tap";
 import { codeOf } from "../../core/errors.js";
 import { PacketFramer, type MqttFrame } from "../../drivers/mqtt/packet-framer.js";
-import { isPublish, parsePublish, pubacks, type InboundMessage } from "../../drivers/mqtt/publish-packet.js";
+import {
+  correlationOf,
+  isPublish,
+  parsePublish,
+  pubacks,
+  type InboundMessage,
+} from "../../drivers/mqtt/publish-packet.js";
 import { ReceivePath } from "../../drivers/mqtt/receive-path.js";
 import { captures, parseTopicFilter, withCaptures } from "../../drivers/mqtt/topic-filter.js";
 import { eventually } from "../contracts/driver.js";
@@ -101,6 +107,36 @@ void t.test("parsePublish", async (t) => {
     );
   });
 
+  await t.test(
+    "finds the correlation data among all other properties (MQTT 5, 2.2.2.2), and survives any bytes",
+    async (t) => {
+      const text = (id: number, ...parts: readonly string[]): Buffer =>
+        Buffer.concat([Buffer.from([id]), ...parts.map((part) => Buffer.from([0, part.length, ...Buffer.from(part)]))]);
+      const others = [
+        Buffer.from([0x01, 1]),
+        Buffer.from([0x02, 0, 0, 1, 0]),
+        text(0x03, "text/plain"),
+        text(0x08, "a/b"),
+        Buffer.from([0x0b, 0xff, 0x7f]),
+        Buffer.from([0x23, 0, 9]),
+        text(0x26, "name", "value"),
+      ];
+      const mine = text(0x09, "mine");
+      fc.assert(
+        fc.property(fc.shuffledSubarray(others), fc.shuffledSubarray(others), (before, after) => {
+          return correlationOf(Buffer.concat([...before, mine, ...after]))?.toString() === "mine";
+        }),
+      );
+      t.equal(correlationOf(Buffer.concat(others)), undefined);
+      fc.assert(
+        fc.property(fc.uint8Array({ maxLength: 40 }), (bytes) => {
+          const found = correlationOf(Buffer.from(bytes));
+          return found === undefined || found.length <= bytes.length;
+        }),
+      );
+    },
+  );
+
   await t.test("refuses QoS 2, wildcards, an empty topic, the number 0 and every cut", async (t) => {
     const parse = (bytes: Buffer): unknown =>
       new PacketFramer({ maxBytes: 1000 }).push(bytes).map((frame) => parsePublish(frame, 5));
@@ -162,7 +198,7 @@ interface Wire extends AsyncDisposable {
 /** A receive path on a real socket. */
 async function wire(
   receive: (messages: readonly InboundMessage[]) => Promise<void>,
-  limits: { readonly maxPending?: number; readonly maxPendingBytes?: number } = {},
+  limits: { readonly maxPending?: number; readonly maxPendingBytes?: number; readonly hurry?: () => void } = {},
 ): Promise<Wire> {
   const server: Server = createServer().listen(0, "127.0.0.1");
   await once(server, "listening");
@@ -174,6 +210,7 @@ async function wire(
     socket,
     version: 4,
     receive,
+    hurry: limits.hurry,
     maxPacketBytes: 1000,
     maxPending: limits.maxPending ?? 1000,
     maxPendingBytes: limits.maxPendingBytes ?? 1_000_000,
@@ -293,6 +330,32 @@ void t.test("ReceivePath", async (t) => {
     w.broker.write(publishPacket({ topic: "a", payload: "x".repeat(5000), packetId: 5 }));
     await eventually(() => w.got().length === 4, "the acknowledgement");
     t.equal(omitted, 5005 - 1000);
+  });
+
+  await t.test("keeps the reason with which a broker ends the connection", async (t) => {
+    for (const [code, text] of [
+      [0x8e, /another client has taken our session/u],
+      [0x8b, /reason code 139/u],
+    ] as const) {
+      await using w = await wire(async () => undefined);
+      const closed = new Promise<void>((resolve) => w.path.once("close", () => resolve()));
+      w.broker.end(Buffer.from([0xe0, 2, code, 0]));
+      await closed;
+      t.match(w.path.farewell, { message: text });
+    }
+  });
+
+  await t.test("asks for haste when a window full of messages comes at once, not for single ones", async (t) => {
+    let hurries = 0;
+    await using w = await wire(async () => undefined, { hurry: () => (hurries += 1) });
+    for (let n = 1; n <= 15; n += 1) {
+      w.broker.write(messageOf(n));
+      await eventually(() => w.got().length === n * 4, `message ${n}`);
+      await new Promise((resolve) => setTimeout(resolve, 6));
+    }
+    t.equal(hurries, 0);
+    w.broker.write(Buffer.concat(Array.from({ length: 20 }, (_, n) => messageOf(n + 1))));
+    await eventually(() => hurries > 0, "haste");
   });
 
   await t.test("ends the connection at garbage", async (t) => {

@@ -16,6 +16,6 @@ export function presetCommand({ args, ...keys }: PresetCommand): PublishCommand 
   const described = Object.entries(args).map(
     ([name, type]) => [name, { type, maxLength: 256, optional: false }] as const,
   );
-  const rest = { qos: 1, retain: false, timeoutMs: 5000, answerPointer: [] } as const;
+  const rest = { qos: 1, retain: false, timeoutMs: 5000, answerPointer: [], correlate: false } as const;
   return configuredCommand({ ...rest, ...keys, args: Object.fromEntries(described) });
 }
