@@ -1,5 +1,6 @@
 import * as v from "valibot";
 import { execSchema } from "./exec/config.js";
+import { gpioSchema } from "./gpio/config.js";
 import { hostSchema } from "./host/config.js";
 import { modbusSchema } from "./modbus/config.js";
 import { mqttSchema } from "./mqtt/config.js";
@@ -11,6 +12,7 @@ import type { ConfiguredDriver } from "./supervisor.js";
 /** The keys of each kind of driver, for the parser, the reference page and the example file. */
 export const driverSchemas = {
   exec: execSchema,
+  gpio: gpioSchema,
   host: hostSchema,
   modbus: modbusSchema,
   mqtt: mqttSchema,
@@ -24,6 +26,7 @@ export type DriverType = keyof typeof driverSchemas;
 /** One `[[driver]]` table, whatever its kind. */
 export const driverSchema = v.variant("type", [
   execSchema,
+  gpioSchema,
   hostSchema,
   modbusSchema,
   mqttSchema,
@@ -56,6 +59,8 @@ function opener(config: DriverConfig): ConfiguredDriver["open"] {
   switch (config.type) {
     case "exec":
       return async (deps, signal) => (await import("./exec/exec-driver.js")).openExec(config, deps, signal);
+    case "gpio":
+      return async (deps, signal) => (await import("./gpio/gpio-driver.js")).openGpio(config, deps, signal);
     case "host":
       return async (deps, signal) => (await import("./host/host-driver.js")).openHost(config, deps, signal);
     case "modbus":
