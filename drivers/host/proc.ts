@@ -39,3 +39,24 @@ export function parseUptime(uptime: string): number | undefined {
   const seconds = /^(?<seconds>\d+\.\d+) /u.exec(uptime)?.groups?.["seconds"];
   return seconds === undefined ? undefined : Number(seconds);
 }
+
+/** What an interface has carried since boot. */
+export interface NetworkCounts {
+  readonly receivedBytes: number;
+  readonly sentBytes: number;
+  readonly errors: number;
+}
+
+/** The interfaces of /proc/net/dev by name. */
+export function parseNetwork(dev: string): ReadonlyMap<string, NetworkCounts> {
+  const found = new Map<string, NetworkCounts>();
+  for (const line of dev.split("\n")) {
+    const { name, counts } = /^\s*(?<name>[^\s:]{1,15}):\s*(?<counts>\d+(?:\s+\d+){15})\s*$/u.exec(line)?.groups ?? {};
+    if (name === undefined || counts === undefined) continue;
+    const [receivedBytes = 0, , receiveErrors = 0, , , , , , sentBytes = 0, , sendErrors = 0] = counts
+      .split(/\s+/u)
+      .map(Number);
+    found.set(name, { receivedBytes, sentBytes, errors: receiveErrors + sendErrors });
+  }
+  return found;
+}
