@@ -133,7 +133,13 @@ function sources() {
     "cli",
     "demo",
   ];
-  const found = ["package.json", "tsconfig.json", "scripts/build.mjs"];
+  const found = [
+    "package.json",
+    "tsconfig.json",
+    "scripts/build.mjs",
+    "scripts/bundle.mjs",
+    "scripts/native-addons.mjs",
+  ];
   const walk = (folder) => {
     if (!existsSync(join(root, folder))) return;
     for (const name of readdirSync(join(root, folder)).sort()) {
