@@ -23,7 +23,7 @@ import { reportHealth } from "./health/report.js";
 import { driversHealth, linkHealth, storeHealth } from "./health/sources.js";
 import { keepManagerInformed, tellStopping } from "./health/watchdog.js";
 import { deviceInfo } from "./device-info.js";
-import { loadKeys } from "./keys/load-keys.js";
+import { loadKeys, passphraseOf } from "./keys/load-keys.js";
 import { openLocalControl } from "./local-control.js";
 import { checkEnrollment, knownEnrollment, refuseManagerKeys } from "./keys/manager-keys.js";
 import { onHangup, reload } from "./reload.js";
@@ -55,10 +55,12 @@ export async function runAgent({ configFile, version }: RunOptions, stop: AbortS
   const log = openLog({ level: config.logLevel });
   for (const warning of warnings)
     log.warn({ fault: faultLine(warning) }, "the configuration may not be what was meant");
-  const keys = await loadKeys(
-    config.keys,
-    `make one with \`atedge enroll ${config.atsign} --device ${config.device} --keys ${config.keys} …\`, or name another with keys = "FILE" in the configuration`,
-  );
+  const { keysPassphraseFile } = config;
+  const keys = await loadKeys(config.keys, {
+    whenAbsent: `make one with \`atedge enroll ${config.atsign} --device ${config.device} --keys ${config.keys} …\`, or name another with keys = "FILE" in the configuration`,
+    whenSealed: 'name a file that holds it with keysPassphraseFile = "FILE" in the configuration',
+    passphrase: keysPassphraseFile === undefined ? undefined : passphraseOf(keysPassphraseFile),
+  });
   const known = await knownEnrollment(config.stateDir);
   const inUse = { atSign: config.atsign, keyFile: config.keys, keys };
   if (!config.allowManagerKeys) refuseManagerKeys(inUse, known);

@@ -46,7 +46,13 @@ export { MemorySyncStore } from "./client/sync-memory-store.js";
 export type { LocalChange, PushResult, ServerEntry, SyncedRecord, SyncStore } from "./client/sync-store.js";
 export { type OwnName, Sync, type SyncHealth, type SyncOptions, type SyncReport } from "./client/sync.js";
 export { type AtKeys, formatAtKeys, parseAtKeys } from "./crypto/at-keys.js";
-export { atKeysPath, readAtKeysFile, type WriteOptions, writeAtKeysFile } from "./crypto/at-keys-file.js";
+export {
+  atKeysPath,
+  type PassphraseSource,
+  readAtKeysFile,
+  type WriteOptions,
+  writeAtKeysFile,
+} from "./crypto/at-keys-file.js";
 export { type Fingerprint, fingerprintOf, parseFingerprint } from "./crypto/digests.js";
 export {
   DecryptionFailed,

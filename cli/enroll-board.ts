@@ -2,6 +2,7 @@ import { readFile, rm, stat } from "node:fs/promises";
 import { resolve } from "node:path";
 import { text } from "node:stream/consumers";
 import { setTimeout as sleep } from "node:timers/promises";
+import { passphraseOf } from "../agent/keys/load-keys.js";
 import { openAtClient } from "../atplatform/client/at-client.js";
 import { enroll, type EnrollOptions, type PendingEnrollment } from "../atplatform/client/enroll.js";
 import { readAtKeysFile } from "../atplatform/crypto/at-keys-file.js";
@@ -24,6 +25,7 @@ export interface EnrollArguments {
   readonly app: string;
   readonly passcodeFile: string;
   readonly keyFile: string;
+  readonly passphraseFile: string | undefined;
   readonly directory: string;
   readonly caFile: string | undefined;
   readonly expiresInMs: number | undefined;
@@ -52,8 +54,9 @@ export async function enrollBoard(name: string, args: EnrollArguments): Promise<
   const timer = setTimeout(() => deadline.abort(new DeadlinePassed()), args.waitMs);
   const progress = new Progress();
   try {
+    const passphrase = args.passphraseFile === undefined ? undefined : await passphraseOf(args.passphraseFile)();
     if (await exists(keyFile)) {
-      await checkEnrolled(site, args, deadline.signal);
+      await checkEnrolled(site, args, passphrase, deadline.signal);
       await rm(`${keyFile}.pending`, { force: true }); // the last run ended between the two
       tell(json, { type: "enrolled", atsign: atSign, device, keys: keyFile, already: true }, [
         `${atSign}: ${device} is enrolled already, with the keys in ${keyFile}`,
@@ -69,6 +72,7 @@ export async function enrollBoard(name: string, args: EnrollArguments): Promise<
       namespaces: { [`${device}.${ns}`]: "rw" },
       passcode,
       keyFile,
+      ...(passphrase && { passphrase }),
       pollMs,
       ...(args.expiresInMs !== undefined && { expiresInMs: args.expiresInMs }),
       onPending(pending) {
@@ -125,8 +129,13 @@ async function untilReached(options: EnrollOptions, progress: Progress, signal: 
 }
 
 /** The key file is there: whether it is what this command would have made. */
-async function checkEnrolled(site: Site, { keyFile, device, ns }: EnrollArguments, signal: AbortSignal): Promise<void> {
-  const keys = await readAtKeysFile(keyFile);
+async function checkEnrolled(
+  site: Site,
+  { keyFile, device, ns }: EnrollArguments,
+  passphrase: Secret | undefined,
+  signal: AbortSignal,
+): Promise<void> {
+  const keys = await readAtKeysFile(keyFile, { passphrase });
   const other = (what: string): CommandFailed =>
     new CommandFailed(`${keyFile} exists already and is not overwritten: ${what}; move it away, or name another`);
   if (keys.enrollmentId === undefined) throw other("it holds keys that were not enrolled");

@@ -7,6 +7,7 @@ interface Options {
   readonly app: string;
   readonly passcodeFile: string;
   readonly keys: string;
+  readonly passphraseFile?: string;
   readonly directory: string;
   readonly ca?: string;
   /** Milliseconds, all three. */
@@ -32,6 +33,7 @@ export function register(program: Command): void {
     .requiredOption("--device <name>", "name of this board under the atSign, such as north")
     .requiredOption("--passcode-file <file>", "file with the passcode of `atedge otp`; - reads standard input")
     .requiredOption("--keys <file>", "where the keys go; an existing file is not overwritten")
+    .option("--passphrase-file <file>", "seal the key file with the passphrase in this file")
     .option("--ns <namespace>", "application namespace", "atedge")
     .option("--app <name>", "name of the application in the list of enrolments", "atedge")
     .option("--directory <host:port>", "the atDirectory", "root.atsign.org:64")
@@ -45,11 +47,12 @@ export function register(program: Command): void {
     .option("--poll <duration>", "how often to look for it (default: 10s)", parseDuration, 10_000)
     .option("--json", "print JSON, one object a line")
     .addHelpText("after", HELP)
-    .action(async (name: string, { keys, ca, json, expires, wait, poll, ...rest }: Options) => {
+    .action(async (name: string, { keys, passphraseFile, ca, json, expires, wait, poll, ...rest }: Options) => {
       const { enrollBoard } = await import("./enroll-board.js");
       await enrollBoard(name, {
         ...rest,
         keyFile: keys,
+        passphraseFile,
         caFile: ca,
         expiresInMs: expires,
         waitMs: wait,

@@ -1,10 +1,12 @@
 import type { Command } from "commander";
 import type { AtClient } from "../atplatform/client/at-client.js";
+import { PASSPHRASE_OPTION } from "./passphrase-option.js";
 
 /** What the commands of the owner's machine have in common. */
 export interface OwnerOptions {
   readonly as: string;
   readonly keys?: string;
+  readonly passphraseFile?: string;
   readonly directory: string;
   readonly ca?: string;
   readonly json?: boolean;
@@ -14,6 +16,7 @@ export function withOwnerOptions(command: Command): Command {
   return command
     .requiredOption("--as <atSign>", "whose enrolments: an atSign that was onboarded here")
     .option("--keys <file>", "its .atKeys file (default: ~/.atsign/keys/<atSign>_key.atKeys)")
+    .option(...PASSPHRASE_OPTION)
     .option("--directory <host:port>", "the atDirectory", "root.atsign.org:64")
     .option("--ca <file>", "certificate of a platform of your own (its ca.pem)")
     .option("--json", "print JSON, one object a line");
@@ -21,7 +24,7 @@ export function withOwnerOptions(command: Command): Command {
 
 /** Runs `work` as the owner. Failures say what to do next. */
 export async function asOwner(
-  { as, keys: keyFile, directory, ca }: OwnerOptions,
+  { as, keys: keyFile, passphraseFile, directory, ca }: OwnerOptions,
   work: (client: AtClient, signal: AbortSignal) => Promise<void>,
 ): Promise<void> {
   const { openAtClient } = await import("../atplatform/client/at-client.js");
@@ -30,16 +33,18 @@ export async function asOwner(
   const { parseDirectoryAddress } = await import("../atplatform/transport/directory.js");
   const { loadKeys } = await import("../agent/keys/load-keys.js");
   const { codeOf } = await import("../core/errors.js");
+  const { askedPassphrase } = await import("./passphrase.js");
   const { readCa } = await import("./read-ca.js");
   const { interruption } = await import("./remote-options.js");
   const { nextStepToReach, withNextStep } = await import("./next-step.js");
 
   const signal = interruption();
   const atSign = parseAtSign(as);
-  const keys = await loadKeys(
-    keyFile ?? atKeysPath(atSign),
-    `name the key file of ${atSign} with --keys FILE; \`atedge onboard ${atSign}\` makes one`,
-  );
+  const file = keyFile ?? atKeysPath(atSign);
+  const keys = await loadKeys(file, {
+    whenAbsent: `name the key file of ${atSign} with --keys FILE; \`atedge onboard ${atSign}\` makes one`,
+    passphrase: askedPassphrase(passphraseFile, file),
+  });
   const options = { atSign, keys, directory: parseDirectoryAddress(directory), ...(await readCa(ca)) };
   try {
     await using client = await openAtClient(options, signal);

@@ -1,9 +1,11 @@
 import type { Command } from "commander";
+import { PASSPHRASE_OPTION } from "./passphrase-option.js";
 
 /** What `watch` and `call` have in common: who we are, and how the platform is reached. */
 export interface RemoteOptions {
   readonly as: string;
   readonly keys?: string;
+  readonly passphraseFile?: string;
   readonly directory: string;
   readonly ca?: string;
   readonly ns: string;
@@ -17,6 +19,7 @@ export function withRemoteOptions(command: Command): Command {
   return command
     .requiredOption("--as <atSign>", "who you are")
     .option("--keys <file>", "your .atKeys file (default: ~/.atsign/keys/<atSign>_key.atKeys)")
+    .option(...PASSPHRASE_OPTION)
     .option("--directory <host:port>", "the atDirectory", "root.atsign.org:64")
     .option("--ca <file>", "certificate of a platform of your own (its ca.pem)")
     .option("--ns <namespace>", "application namespace", "atedge")
@@ -30,11 +33,12 @@ export function withRemoteOptions(command: Command): Command {
 export async function openRemote(subject: string, options: RemoteOptions, signal: AbortSignal) {
   const { openLog } = await import("../agent/log.js");
   const { openSession } = await import("../remote/session.js");
-  const { as, keys, directory, ca, ns, key, state, verbose } = options;
+  const { askedPassphrase } = await import("./passphrase.js");
+  const { as, keys, passphraseFile, directory, ca, ns, key, state, verbose } = options;
   const log = openLog({ level: verbose ? "debug" : "warn" });
   const session = await openSession(
     {
-      ...{ subject, as, directory, ns, log },
+      ...{ subject, as, directory, ns, log, passphrase: askedPassphrase(passphraseFile) },
       ...(keys !== undefined && { keys }),
       ...(ca !== undefined && { ca }),
       ...(key !== undefined && { key }),

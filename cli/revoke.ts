@@ -8,7 +8,7 @@ interface EndOptions extends OwnerOptions {
   readonly app: string;
 }
 
-/** `revoke` for what was approved, `deny` for what waits. Both are done once they are done. */
+/** `revoke` for what was approved and back, `deny` for what waits. Each is done once it is done. */
 const KINDS = [
   {
     name: "revoke",
@@ -17,6 +17,12 @@ const KINDS = [
     description: "shut a board out, at once (owner's machine): it was stolen, sold, or is enrolled anew",
   },
   { name: "deny", from: "pending", to: "denied", description: "refuse a request to be enrolled (owner's machine)" },
+  {
+    name: "unrevoke",
+    from: "revoked",
+    to: "approved",
+    description: "let a board in again that was revoked, with the keys that it has (owner's machine)",
+  },
 ] as const;
 
 type Kind = (typeof KINDS)[number];
@@ -56,12 +62,18 @@ async function end(
     throw new CommandFailed(
       `${atSign} has no enrolment of ${app} on ${device} that could be ${to}; see \`atedge enrollments\``,
     );
+  // One of them may be what the board is now: two of one device are of no use to it.
+  if (name === "unrevoke" && targets.length > 1)
+    throw new CommandFailed(
+      `${device} has several enrolments, name one: ${targets.map(({ id, status }) => `${id} (${status})`).join(", ")}`,
+    );
   for (const target of targets) {
     const already = target.status === to;
     if (!already && target.status !== from)
       throw new CommandFailed(`the enrolment ${target.id} is ${target.status}, so it cannot be ${to}`);
-    if (!already)
-      await (name === "revoke" ? enrollments.revoke(target.id, {}, signal) : enrollments.deny(target.id, signal));
+    if (!already && name === "revoke") await enrollments.revoke(target.id, {}, signal);
+    if (!already && name === "deny") await enrollments.deny(target.id, signal);
+    if (!already && name === "unrevoke") await enrollments.unrevoke(target.id, signal);
     const text = `${atSign}: ${already ? `was ${to} already` : to}: ${what(target)} (${target.id})`;
     process.stdout.write(`${json ? JSON.stringify({ ...shown(target), status: to, already }) : text}\n`);
   }

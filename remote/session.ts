@@ -1,7 +1,7 @@
 import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { openAtClient } from "../atplatform/client/at-client.js";
-import { atKeysPath, readAtKeysFile } from "../atplatform/crypto/at-keys-file.js";
+import { atKeysPath, type PassphraseSource, readAtKeysFile } from "../atplatform/crypto/at-keys-file.js";
 import { parseAtSign } from "../atplatform/protocol/at-sign.js";
 import { parseDirectoryAddress } from "../atplatform/transport/directory.js";
 import { codeOf, EdgeError } from "../core/errors.js";
@@ -28,6 +28,8 @@ export interface SessionOptions {
   readonly as: string;
   /** The `.atKeys` file; left out: `~/.atsign/keys/<atSign>_key.atKeys`, where other SDKs keep it too. */
   readonly keys?: string;
+  /** Asked for when the key file is sealed with one. */
+  readonly passphrase?: PassphraseSource;
   /** `host:port` of the atDirectory. */
   readonly directory: string;
   /** A PEM file with a further root. */
@@ -53,7 +55,7 @@ export interface Session extends Disposable {
 export async function openSession(options: SessionOptions, signal: AbortSignal): Promise<Session> {
   const { owner, address } = parseSubject(options.subject, options.ns);
   const atSign = parseAtSign(options.as);
-  const keys = await readKeys(options.keys ?? atKeysPath(atSign), atSign);
+  const keys = await readKeys(options.keys ?? atKeysPath(atSign), atSign, options.passphrase);
   const ca = options.ca === undefined ? undefined : await readText(options.ca);
   const stateDir = options.state ?? defaultStateDir();
   const pinFile = join(stateDir, "pins.json");
@@ -89,11 +91,11 @@ function parseSubject(text: string, ns: string): { readonly owner: string; reado
   return { owner: parseAtSign(owner), address: parseAddress(device, ns) };
 }
 
-async function readKeys(path: string, atSign: string) {
+async function readKeys(path: string, atSign: string, passphrase: PassphraseSource | undefined) {
   try {
     const { mode } = await stat(path);
     if ((mode & 0o077) !== 0) throw new SessionRefused(`others can read or change ${path}: chmod 600 ${path}`);
-    return await readAtKeysFile(path);
+    return await readAtKeysFile(path, { passphrase });
   } catch (cause) {
     if (cause instanceof EdgeError) throw cause;
     const hint = codeOf(cause) === "ENOENT" ? `: name the key file of ${atSign} with --keys FILE` : "";

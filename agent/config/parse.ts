@@ -61,6 +61,7 @@ export function parseConfig(text: string, folder: string): ParsedConfig {
     ...file,
     stateDir,
     ...(file.ca === undefined ? {} : { ca: resolve(folder, file.ca) }),
+    ...(file.keysPassphraseFile === undefined ? {} : { keysPassphraseFile: resolve(folder, file.keysPassphraseFile) }),
     keys: file.keys === undefined ? resolve(stateDir, "keys", `${file.atsign}_key.atKeys`) : resolve(folder, file.keys),
     driver: driver.filter((table) => table !== undefined),
   };

@@ -179,6 +179,16 @@ export const agentSchema = v.strictObject({
       v.examples(["/var/lib/atedge/keys/@greenhouse_key.atKeys"]),
     ),
   ),
+  keysPassphraseFile: v.optional(
+    v.pipe(
+      v.string(),
+      v.nonEmpty(),
+      v.description(
+        "File with the passphrase that the key file is sealed with, mode 0600. It protects the keys only as long as it is not on the same card.",
+      ),
+      v.examples(["/run/credentials/atedge.service/atedge.passphrase"]),
+    ),
+  ),
   allowManagerKeys: v.optional(
     v.pipe(
       v.boolean(),

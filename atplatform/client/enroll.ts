@@ -15,6 +15,7 @@ import {
   parsePublicKey,
   privateKeyText,
 } from "../crypto/rsa.js";
+import { unwrapAtKeys, wrapAtKeys } from "../crypto/passphrase.js";
 import { AtServerError } from "../protocol/at-error.js";
 import type { AtSign } from "../protocol/at-sign.js";
 import { enroll as enrollVerb, type Namespaces } from "../protocol/verbs/enroll.js";
@@ -46,6 +47,8 @@ export interface EnrollOptions extends ReachOptions {
   readonly expiresInMs?: number;
   /** Where the keys go. Beside it, `<keyFile>.pending` holds the request until it is decided, over restarts. */
   readonly keyFile: string;
+  /** Seals the key file, and the request that waits beside it. */
+  readonly passphrase?: Secret;
   /** Called once when the request is filed, and once at a restart. */
   readonly onPending?: (pending: PendingEnrollment) => void;
   readonly pollMs?: number;
@@ -76,7 +79,7 @@ const REFUSED: ReadonlySet<string> = new Set(["AT0025", "AT0027", "AT0028", "AT0
  *   passcode or when app and device name are taken; {@link KeyFileExists}; {@link NotActivated}.
  */
 export async function enroll(options: EnrollOptions, signal: AbortSignal): Promise<AtKeys> {
-  const { atSign, keyFile, clock = systemClock, pollMs = POLL_MS } = options;
+  const { atSign, keyFile, passphrase, clock = systemClock, pollMs = POLL_MS } = options;
   for (const name of [options.appName, options.deviceName]) {
     if (!NAME.test(name)) throw new AnswerInvalid(`${JSON.stringify(name)}: only letters, digits, "_", "-" and "."`);
   }
@@ -84,7 +87,7 @@ export async function enroll(options: EnrollOptions, signal: AbortSignal): Promi
   const pendingFile = `${keyFile}.pending`;
   const dialer = dialerFor(options);
   const dial: Dial = (signal) => dialer.dial({}, signal);
-  const pending = await readPending(pendingFile);
+  const pending = await readPending(pendingFile, passphrase);
   const purpose = purposeOf(options);
   if (pending && pending.purpose !== purpose)
     throw new KeyFileInvalid(`${pendingFile} holds another request, for ${pending.purpose}: remove it to ask anew`);
@@ -98,7 +101,7 @@ export async function enroll(options: EnrollOptions, signal: AbortSignal): Promi
       throw error;
     });
     if (keys) {
-      await writeAtKeysFile(keyFile, atSign, keys);
+      await writeAtKeysFile(keyFile, atSign, keys, { passphrase });
       await rm(pendingFile, { force: true });
       return keys;
     }
@@ -126,12 +129,12 @@ async function newRequest(dial: Dial, atSign: AtSign, signal: AbortSignal): Prom
 
 /** The request, known to the server. The keys are on disk before, so that a crash loses neither them nor the passcode. */
 async function filed(
-  { atSign, appName, deviceName, namespaces, passcode, expiresInMs }: EnrollOptions,
+  { atSign, appName, deviceName, namespaces, passcode, passphrase, expiresInMs }: EnrollOptions,
   request: Request,
   { dial, pendingFile, signal }: { readonly dial: Dial; readonly pendingFile: string; readonly signal: AbortSignal },
 ): Promise<Request & { readonly enrollmentId: string }> {
   if (request.enrollmentId !== undefined) return { ...request, enrollmentId: request.enrollmentId };
-  await replaceSecretFile(pendingFile, formatPending(request));
+  await replaceSecretFile(pendingFile, await formatPending(request, passphrase));
   const line = enrollVerb.format({
     operation: "request",
     force: false,
@@ -151,7 +154,7 @@ async function filed(
     throw new AnswerInvalid(`${atSign} answered the request with no enrolment id`);
   }
   const known = { ...request, enrollmentId };
-  await replaceSecretFile(pendingFile, formatPending(known));
+  await replaceSecretFile(pendingFile, await formatPending(known, passphrase));
   return known;
 }
 
@@ -184,15 +187,19 @@ async function keysWhenApproved(
   }
 }
 
-function formatPending({ pkam, symmetricKey, ...texts }: Request): string {
-  return JSON.stringify({
+async function formatPending(
+  { pkam, symmetricKey, ...texts }: Request,
+  passphrase: Secret | undefined,
+): Promise<string> {
+  const text = JSON.stringify({
     apkamPrivateKey: privateKeyText(pkam.privateKey),
     symmetricKey: Buffer.from(symmetricKey).toString("base64"),
     ...texts,
   });
+  return passphrase ? await wrapAtKeys(new Secret(text), passphrase, "salted") : text;
 }
 
-async function readPending(path: string): Promise<Request | undefined> {
+async function readPending(path: string, passphrase: Secret | undefined): Promise<Request | undefined> {
   let text: string;
   try {
     text = await readFile(path, "utf8");
@@ -201,7 +208,7 @@ async function readPending(path: string): Promise<Request | undefined> {
     throw error;
   }
   try {
-    const members = jsonObject(text);
+    const members = jsonObject(passphrase ? await unwrapAtKeys(text, passphrase) : text);
     const member = (name: string): string => {
       const value = members[name];
       if (typeof value !== "string") throw new AnswerInvalid(`${name} is missing`);

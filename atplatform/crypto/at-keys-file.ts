@@ -13,19 +13,22 @@ export function atKeysPath(atSign: string, home: string = homedir()): string {
   return join(home, ".atsign", "keys", `${atSign}_key.atKeys`);
 }
 
+/** The passphrase itself, or who asks for it. */
+export type PassphraseSource = Secret | (() => Promise<Secret>);
+
 /**
- * Reads a key file; `passphrase` is looked at only when the file is wrapped with one.
+ * Reads a key file; `passphrase` is looked at, or asked for, only when the file is wrapped with one.
  *
  * @throws {KeyFileInvalid} naming path and member, {@link PassphraseNeeded}, {@link PassphraseWrong}. System errors
  *   (`ENOENT`, `EACCES`) go through.
  */
 export async function readAtKeysFile(
   path: string,
-  { passphrase }: { readonly passphrase?: Secret | undefined } = {},
+  { passphrase }: { readonly passphrase?: PassphraseSource | undefined } = {},
 ): Promise<AtKeys> {
   const text = await readFile(path, "utf8");
   try {
-    return parseAtKeys(passphrase ? await unwrapAtKeys(text, passphrase) : text);
+    return await parse(text, passphrase);
   } catch (cause) {
     if (!(cause instanceof KeyFileInvalid)) throw cause;
     const message = `${path}: ${cause.message}`;
@@ -35,10 +38,19 @@ export async function readAtKeysFile(
   }
 }
 
+async function parse(text: string, passphrase: PassphraseSource | undefined): Promise<AtKeys> {
+  try {
+    return parseAtKeys(text);
+  } catch (error) {
+    if (!(error instanceof PassphraseNeeded) || !passphrase) throw error;
+    return parseAtKeys(await unwrapAtKeys(text, typeof passphrase === "function" ? await passphrase() : passphrase));
+  }
+}
+
 export interface WriteOptions {
   readonly overwrite?: boolean;
   /** Wraps the file with it. Without, the file is as good as clear text and only its mode protects it. */
-  readonly passphrase?: Secret;
+  readonly passphrase?: Secret | undefined;
   /** `compatible` unless given. */
   readonly form?: WrapForm;
 }

@@ -1,4 +1,4 @@
-import { readFile, rm, stat, writeFile } from "node:fs/promises";
+import { chmod, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
@@ -6,7 +6,7 @@ import * as pty from "@lydell/node-pty";
 import t from "tap";
 import { openAtClient } from "../../atplatform/client/at-client.js";
 import { enroll } from "../../atplatform/client/enroll.js";
-import { readAtKeysFile } from "../../atplatform/crypto/at-keys-file.js";
+import { readAtKeysFile, writeAtKeysFile } from "../../atplatform/crypto/at-keys-file.js";
 import { parseAtSign } from "../../atplatform/protocol/at-sign.js";
 import { Scope } from "../../core/scope.js";
 import { Secret } from "../../core/secret.js";
@@ -275,9 +275,89 @@ t.test("enrolment on the command line", { timeout: 110_000 }, async (t) => {
     t.match(await owner("revoke", "--device", "shed"), { code: 0, out: /was revoked already/u });
     const again = await start(...enrollArgs("shed", file("passcode"))).ended;
     t.match(again, { code: 1, err: /does not take its keys any more \(AT0027\)/u });
+    t.match(await owner("unrevoke", "--device", "shed"), { code: 0, out: /: approved: atedge on shed/u });
+    t.match(await owner("unrevoke", "--device", "shed"), { code: 0, out: /was approved already/u });
+    t.match(await start(...enrollArgs("shed", file("passcode"))).ended, { code: 0, out: /shed is enrolled already/u });
+    t.match(await owner("revoke", "--device", "shed", "--json"), {
+      code: 0,
+      out: /"status":"revoked",.*"already":false/u,
+    });
     await rm(keyFile);
     await enrolled("shed");
     t.same((await enrollmentsOf("shed")).map(({ status }) => status).sort(), ["approved", "revoked"]);
+    t.match(await owner("unrevoke", "--device", "shed"), { code: 1, err: /several enrolments, name one: .*revoked/u });
+  });
+
+  t.test("lets several boards ask with one passcode of the owner's choice", async (t) => {
+    await writeFile(file("fleet"), "FLEET\n");
+    t.match(await owner("otp", "--set", file("fleet")), { code: 2, err: /six letters and digits/u });
+    await writeFile(file("fleet"), "FLEET7\n");
+    t.match(await owner("otp", "--set", file("fleet"), "--ttl", "1h"), { code: 0, out: "", err: "" });
+    for (const device of ["bay", "loft"]) {
+      const board = start(...enrollArgs(device, file("fleet"), "--json"));
+      await asked(board);
+      await board.stop();
+    }
+    t.match(await owner("deny", "--device", "bay"), { code: 0 });
+    t.match(await owner("deny", "--device", "loft"), { code: 0 });
+  });
+
+  t.test("takes keys that are sealed with a passphrase, which it asks for on a terminal", async (t) => {
+    const passphrase = "correct horse battery";
+    await writeFile(file("passphrase"), `${passphrase}\n`, { mode: 0o600 });
+    const keys = await readAtKeysFile(platform.keyFile("@greenhouse"));
+    await writeAtKeysFile(file("sealed.atKeys"), greenhouse, keys, { passphrase: new Secret(passphrase) });
+    const sealed = ["--as", "@greenhouse", "--keys", file("sealed.atKeys"), ...reach];
+    const withFile = (...args: string[]): Promise<Ended> =>
+      start("enrollments", ...sealed, "--passphrase-file", ...args).ended;
+    t.match(await withFile(file("passphrase")), { code: 0, out: /approved/u });
+    t.match(await start("enrollments", ...sealed).ended, { code: 2, err: /is sealed.*--passphrase-file/u });
+    await writeFile(file("other"), "incorrect horse", { mode: 0o600 });
+    const wrong = await withFile(file("other"));
+    t.match(wrong, { code: 1, err: /sealed.atKeys: wrong passphrase or damaged file/u });
+    t.notMatch(wrong.err, "incorrect horse");
+    await chmod(file("other"), 0o644);
+    t.match(await withFile(file("other")), { code: 1, err: /mode 0644.*chmod 600/u });
+
+    const type = async (answer: string): Promise<{ readonly code: number; readonly out: string }> => {
+      const env = { ...process.env, NODE_OPTIONS: "" };
+      const terminal = pty.spawn(process.execPath, [cli.path, "enrollments", ...sealed], { env, cols: 200 });
+      let out = "";
+      terminal.onData((text) => {
+        const before = out;
+        out += text;
+        if (!before.includes("Passphrase of ") && out.includes("Passphrase of ")) terminal.write(answer);
+      });
+      return await new Promise((resolve) => terminal.onExit(({ exitCode }) => resolve({ code: exitCode, out })));
+    };
+    const typed = await type(`${passphrase}\r`);
+    t.match(typed, { code: 0, out: /approved/u });
+    t.notMatch(typed.out, "horse", "it is not shown");
+    t.match(await type("\u0003"), { code: 1, out: /no passphrase was given/u });
+    const growers = await readAtKeysFile(platform.keyFile("@grower"));
+    await writeAtKeysFile(file("grower.atKeys"), "@grower", growers, { passphrase: new Secret(passphrase) });
+    const asGrower = ["--as", "@grower", "--keys", file("grower.atKeys"), "--state", file("known"), ...reach];
+    const watch = start("watch", "@greenhouse/north", ...asGrower, "--passphrase-file", file("passphrase"));
+    await watch.until(({ err }) => err.includes("waiting for readings") || undefined, "a reader");
+    await watch.stop();
+  });
+
+  t.test("seals the keys of a board, and the request that waits, when it is given a passphrase", async (t) => {
+    const more = ["--passphrase-file", file("passphrase"), "--json"];
+    const first = start(...enrollArgs("vault", await passcode(), ...more));
+    const request = await asked(first);
+    await first.stop("SIGKILL");
+    t.notMatch(await readFile(file("vault.atKeys.pending"), "utf8"), "apkamPrivateKey");
+    const board = start(...enrollArgs("vault", file("passcode"), ...more));
+    t.same(await asked(board), request, "it goes on with the same request");
+    t.match(await owner("approve", "--fingerprint", request.fingerprint), { code: 0 });
+    t.match(await board.ended, { code: 0 });
+    t.same(Object.keys(JSON.parse(await readFile(file("vault.atKeys"), "utf8")) as object).sort(), [
+      ...["content", "hashingAlgoType", "iv"],
+    ]);
+    const passphrase = new Secret("correct horse battery");
+    t.equal((await readAtKeysFile(file("vault.atKeys"), { passphrase })).enrollmentId, request.enrollmentId);
+    t.match(await start(...enrollArgs("vault", file("passcode"), ...more)).ended, { out: /"already":true/u });
   });
 
   t.test("explains keys that are not there and an atSign that nobody knows", async (t) => {

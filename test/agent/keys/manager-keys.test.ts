@@ -1,12 +1,14 @@
-import { copyFile, readFile, writeFile } from "node:fs/promises";
+import { chmod, copyFile, readFile, writeFile } from "node:fs/promises";
 import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import Database from "better-sqlite3";
 import t from "tap";
 import { enroll } from "../../../atplatform/client/enroll.js";
+import { readAtKeysFile, writeAtKeysFile } from "../../../atplatform/crypto/at-keys-file.js";
 import { parseAtSign } from "../../../atplatform/protocol/at-sign.js";
 import { Scope } from "../../../core/scope.js";
+import { Secret } from "../../../core/secret.js";
 import { TestPlatform } from "../../fixtures/at-platform.js";
 import { AtedgeProcess } from "../../fixtures/atedge-process.js";
 import { bundleCli } from "../../fixtures/bundled-cli.js";
@@ -114,6 +116,49 @@ t.test("the agent and its keys", async (t) => {
     t.match(JSON.parse(await readFile(file("agent-north/state/enrollment.json"), "utf8")), {
       namespaces: { "north.atedge": "rw" },
     });
+  });
+
+  t.test("reads keys that are sealed with a passphrase, from a file of the agent's user alone", async (t) => {
+    const passphrase = new Secret("correct horse battery");
+    const home = file("agent-sealed");
+    const config = await configured("sealed", file("north.atKeys"), SIMULATED);
+    const north = (await readFile(config, "utf8")).replace('device = "sealed"', 'device = "north"');
+    const keys = await readAtKeysFile(file("north.atKeys"));
+    await writeAtKeysFile(join(home, "device.atKeys"), "@greenhouse", keys, { passphrase, overwrite: true });
+    await writeFile(config, north);
+    t.match(await run(config).ended, {
+      code: 1,
+      err: /device.atKeys is sealed with a passphrase: .*keysPassphraseFile/u,
+    });
+    await writeFile(config, `keysPassphraseFile = "passphrase"\n${north}`);
+    t.match(await run(config).ended, { code: 1, err: /there is no passphrase file .*medium/u });
+    await writeFile(join(home, "passphrase"), "correct horse battery\n", { mode: 0o644 });
+    t.match(await run(config).ended, { code: 1, err: /passphrase has mode 0644.*chmod 600/u });
+    await chmod(join(home, "passphrase"), 0o600);
+    const agent = run(config);
+    await agent.until(({ err }) => err.includes("monitor connection is live") || undefined, "a connection");
+    t.equal((await agent.stop()).code, 0);
+  });
+
+  t.test("reads keys and passphrase from systemd's credentials, whose mode shows as 0440", async (t) => {
+    const config = await configured("north", file("north.atKeys"), SIMULATED);
+    const credentials = file("credentials");
+    mkdirSync(credentials, { mode: 0o700, recursive: true });
+    const passphrase = new Secret("correct horse battery");
+    const keys = await readAtKeysFile(file("north.atKeys"));
+    await writeAtKeysFile(join(credentials, "atedge.atkeys"), "@greenhouse", keys, { passphrase });
+    await chmod(join(credentials, "atedge.atkeys"), 0o440);
+    await writeFile(join(credentials, "atedge.passphrase"), "correct horse battery", { mode: 0o440 });
+    const text = (await readFile(config, "utf8")).replace(
+      '"device.atKeys"',
+      JSON.stringify(join(credentials, "atedge.atkeys")),
+    );
+    await writeFile(config, `keysPassphraseFile = ${JSON.stringify(join(credentials, "atedge.passphrase"))}\n${text}`);
+    t.match(await run(config).ended, { code: 1, err: /mode 0440/u }, "elsewhere that is too much");
+    const env = { CREDENTIALS_DIRECTORY: credentials };
+    const agent = scope.use(new AtedgeProcess(cli.path, ["run", "--config", config], { env }));
+    await agent.until(({ err }) => err.includes("monitor connection is live") || undefined, "a connection");
+    t.equal((await agent.stop()).code, 0);
   });
 
   t.test("says when the enrolment is for another device", async (t) => {
