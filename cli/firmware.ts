@@ -1,4 +1,6 @@
 import type { Command } from "commander";
+import { SyntaxInvalid } from "../core/errors.js";
+import type { FirmwareStatus } from "../remote/firmware.js";
 import { withRemoteOptions, type RemoteOptions } from "./remote-options.js";
 
 interface SignOptions {
@@ -21,7 +23,8 @@ const EXAMPLES = `
 Example:
   atedge firmware keygen --out signer.key
   atedge firmware sign app.bin --key signer.key --target press --hardware lm3s6965 --version 1.3.0 --counter 4
-  atedge firmware push @greenhouse/north press app.bin --as @grower`;
+  atedge firmware push @greenhouse/north press app.bin --as @grower
+  atedge firmware seal @greenhouse/north press --as @grower`;
 
 /** `atedge firmware`: images for microcontrollers, signed here, installed and confirmed there. */
 export function register(program: Command): void {
@@ -56,19 +59,35 @@ export function register(program: Command): void {
     .option("--no-wait", "leave when the device has the image")
     .action(push);
 
-  for (const [name, description] of [
-    ["status", "tell how far an update is, or how the last one ended"],
-    ["rollback", "go back to the firmware that ran before the last update"],
-    ["seal", "never again install anything older than what runs now"],
-  ] as const) {
-    withRemoteOptions(firmware.command(`${name} <@owner/device> <target>`))
-      .description(description)
-      .action(async (subject: string, target: string, options: RemoteOptions) => {
-        await using device = await openDevice(subject, target, options);
-        const result = await device.ask(`firmware-${name}`, {});
-        process.stdout.write(`${options.json ? JSON.stringify(result) : describe(result)}\n`);
-      });
-  }
+  withRemoteOptions(firmware.command("status <@owner/device> <target>"))
+    .description("tell how far an update is, or how the last one ended")
+    .action(async (subject: string, target: string, options: RemoteOptions) => {
+      await using board = await openBoard(subject, target, options);
+      print(await board.firmware.status(board.signal), options);
+    });
+
+  withRemoteOptions(firmware.command("rollback <@owner/device> <target>"))
+    .description("go back to the firmware that ran before the last update, unless it is sealed off")
+    .option("--no-wait", "leave when the device has begun")
+    .action(async (subject: string, target: string, options: RemoteOptions & { readonly wait: boolean }) => {
+      await using board = await openBoard(subject, target, options);
+      const begun = await board.firmware.rollback(board.signal);
+      const show = stepReporter(options);
+      show(begun);
+      end(options.wait ? await board.firmware.untilEnd(show, board.signal) : begun, options);
+    });
+
+  withRemoteOptions(firmware.command("seal <@owner/device> <target>"))
+    .description("never again install anything older than what runs now")
+    .action(async (subject: string, target: string, options: RemoteOptions) => {
+      await using board = await openBoard(subject, target, options);
+      const floor = await board.firmware.seal(board.signal);
+      process.stdout.write(
+        options.json
+          ? `${JSON.stringify({ floor })}\n`
+          : `sealed: images with a counter below ${floor} are refused from now on\n`,
+      );
+    });
 }
 
 async function keygen({ out, json }: { readonly out: string; readonly json?: boolean }): Promise<void> {
@@ -106,102 +125,100 @@ async function sign(image: string, options: SignOptions): Promise<void> {
 
 async function push(subject: string, target: string, image: string, options: PushOptions): Promise<void> {
   const { readFile } = await import("node:fs/promises");
-  const { setTimeout: sleep } = await import("node:timers/promises");
-  const { FIRMWARE_PIECE_BYTES } = await import("../firmware-bridge/update/firmware-commands.js");
+  const { ArgumentInvalid } = await import("../firmware-bridge/link/link-errors.js");
   const { parseSignedManifest } = await import("../firmware-bridge/update/manifest.js");
   const bytes = await readFile(image);
-  const manifest = parseSignedManifest(
-    JSON.parse(await readFile(options.manifest ?? `${image}.manifest.json`, "utf8")),
-  );
-  await using device = await openDevice(subject, target, options);
-  const told = progress(options.json ?? false, bytes.length);
-  let offset = offsetOf(await device.ask("firmware-begin", { ...manifest }));
-  while (offset < bytes.length) {
-    told(offset);
-    const data = bytes.subarray(offset, offset + FIRMWARE_PIECE_BYTES).toString("base64");
-    offset = offsetOf(await device.ask("firmware-data", { offset, data }));
-  }
-  told(offset);
-  for (let status = await device.ask("firmware-status", {}); ; status = await device.ask("firmware-status", {})) {
-    const { step } = updateOf(status);
-    const ended = step === "confirmed" || step === "reverted" || step === "rejected";
-    if (ended || !options.wait) {
-      process.stdout.write(`${options.json ? JSON.stringify(status) : describe(status)}\n`);
-      if (ended && step !== "confirmed") process.exitCode = 1;
-      return;
-    }
-    await sleep(1000, undefined, { signal: device.signal });
+  const manifest = options.manifest ?? `${image}.manifest.json`;
+  const text = await readFile(manifest, "utf8").catch((cause: unknown) => {
+    throw new ArgumentInvalid(`${manifest} cannot be read: sign the image with \`atedge firmware sign\` first`, {
+      cause,
+    });
+  });
+  const signed = parseSignedManifest(parseJson(text, manifest));
+  await using board = await openBoard(subject, target, options);
+  const onSent = sendReporter(options, bytes.length);
+  const onStatus = stepReporter(options);
+  try {
+    const { wait } = options;
+    end(await board.firmware.push({ image: bytes, signed, wait, onSent, onStatus }, board.signal), options);
+  } catch (error) {
+    if (!board.signal.aborted) throw error;
+    process.stderr.write("\natedge: interrupted; the same command goes on from where it was\n");
+    process.exitCode = 1;
   }
 }
 
-/** A bar on a terminal, a JSON line each for pipes. */
-function progress(json: boolean, size: number): (sent: number) => void {
-  return (sent) => {
-    const percent = Math.floor((100 * sent) / size);
-    if (json) process.stdout.write(`${JSON.stringify({ sent, size })}\n`);
-    else if (process.stderr.isTTY) {
-      const bar = "#".repeat(Math.floor(percent / 4)).padEnd(25, ".");
-      process.stderr.write(`\r[${bar}] ${percent} % of ${size} bytes${sent === size ? "\n" : ""}`);
-    }
-  };
+function parseJson(text: string, where: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw new SyntaxInvalid(`${where} is not JSON`);
+  }
 }
 
-const TRIES = 10;
-
-/** One driver of a device; a command that may be repeated is repeated while the device is away. */
-async function openDevice(subject: string, target: string, options: RemoteOptions) {
-  const { randomUUID } = await import("node:crypto");
-  const { call } = await import("../remote/call.js");
+async function openBoard(subject: string, target: string, options: RemoteOptions) {
+  const { RemoteFirmware } = await import("../remote/firmware.js");
   const { interruption, openRemote } = await import("./remote-options.js");
-  const { CommandRefused } = await import("../core/command-errors.js");
   const signal = interruption();
   const { session, log } = await openRemote(subject, options, signal);
-  const { owner, address, platform, trust, outbound } = session;
   return {
     signal,
-    async ask(command: string, args: Record<string, string | number>): Promise<unknown> {
-      const id = randomUUID(); // the same for each try: the device acts once
-      for (let left = TRIES; ; left -= 1) {
-        const outcome = await call(
-          { platform, trust, outbound, owner, address, target, command, args, id, log },
-          signal,
-        );
-        if (outcome.kind === "success") return outcome.result;
-        const lost = outcome.kind === "offline" || outcome.kind === "unknown";
-        if (!lost || left === 0) throw new CommandRefused(`${command}: ${outcome.message}`);
-      }
-    },
+    firmware: new RemoteFirmware({ session, target, log }),
     [Symbol.asyncDispose]: () => session[Symbol.asyncDispose](),
   };
 }
 
-interface Told {
-  readonly step?: string;
-  readonly version?: string;
-  readonly reason?: string;
+const print = (status: FirmwareStatus, { json }: RemoteOptions): void =>
+  void process.stdout.write(`${json ? JSON.stringify(status) : describe(status)}\n`);
+
+/** The last line, and the exit code: 1 when the board does not run what was wanted. */
+function end(status: FirmwareStatus, options: RemoteOptions): void {
+  if (process.stderr.isTTY) process.stderr.write("\r\u001b[K");
+  print(status, options);
+  const step = status.update?.step;
+  if (step === "reverted" || step === "rejected") process.exitCode = 1;
 }
 
-function updateOf(status: unknown): Told {
-  const update: unknown =
-    typeof status === "object" && status !== null && "update" in status ? status.update : undefined;
-  if (typeof update !== "object" || update === null) return {};
-  const text = (name: string): string | undefined => {
-    const value: unknown = Object.getOwnPropertyDescriptor(update, name)?.value;
-    return typeof value === "string" ? value : undefined;
+/** A bar on a terminal, a JSON line each for pipes. */
+function sendReporter({ json }: RemoteOptions, size: number): (sent: number) => void {
+  return (sent) => {
+    if (json) process.stdout.write(`${JSON.stringify({ type: "sent", bytes: sent, size })}\n`);
+    else bar("sending", sent, size);
+    if (!json && sent === size && process.stderr.isTTY) process.stderr.write("\n");
   };
-  const entries = (["step", "version", "reason"] as const).map((name) => [name, text(name)] as const);
-  return Object.fromEntries(entries.filter(([, value]) => value !== undefined));
 }
 
-function offsetOf(result: unknown): number {
-  const offset: unknown =
-    typeof result === "object" && result !== null && "offset" in result ? result.offset : undefined;
-  if (typeof offset !== "number") throw new TypeError("the device gave no offset");
-  return offset;
+function stepReporter({ json }: RemoteOptions): (status: FirmwareStatus) => void {
+  let told = "";
+  return ({ update }) => {
+    if (!update) return;
+    const { step, uploadedBytes, size } = update;
+    const now = `${step} ${uploadedBytes}`;
+    if (now === told) return;
+    told = now;
+    if (json) process.stdout.write(`${JSON.stringify({ type: "step", step, uploadedBytes })}\n`);
+    else bar(step === "leased" ? "writing" : step, step === "leased" ? uploadedBytes : size, size);
+  };
 }
 
-function describe(result: unknown): string {
-  const { step, version, reason } = updateOf(result);
-  if (step === undefined) return JSON.stringify(result);
-  return `${step}: version ${version ?? "?"}${reason === undefined ? "" : ` (${reason})`}`;
+function bar(what: string, bytes: number, size: number): void {
+  if (!process.stderr.isTTY) return;
+  const percent = size === 0 ? 100 : Math.floor((100 * bytes) / size);
+  const drawn = "#".repeat(Math.floor(percent / 4)).padEnd(25, ".");
+  process.stderr.write(`\r\u001b[K${what.padEnd(9)} [${drawn}] ${percent} % of ${size} bytes`);
+}
+
+function describe({ floor, update }: FirmwareStatus): string {
+  const sealed = floor > 0 ? `; sealed below ${floor}` : "";
+  if (!update) return `no update yet${sealed}`;
+  const { step, version, previousVersion, reason, receivedBytes, uploadedBytes, size } = update;
+  const before = previousVersion === undefined ? "" : `, before it ${previousVersion}`;
+  const why = reason === undefined ? "" : ` (${reason})`;
+  const progress =
+    step === "receiving"
+      ? `, ${receivedBytes} of ${size} bytes`
+      : step === "leased"
+        ? `, ${uploadedBytes} of ${size} bytes written`
+        : "";
+  return `${step}: version ${version}${before}${progress}${why}${sealed}`;
 }
