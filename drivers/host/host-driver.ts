@@ -118,7 +118,7 @@ class HostProbe {
       const text = await this.#text(`sys/class/thermal/${zone}/temp`);
       if (!/^-?\d{1,7}\s*$/u.test(text)) continue;
       const type = (await this.#text(`sys/class/thermal/${zone}/type`)).trim();
-      const isCpu = !hasCpu && /cpu|x86_pkg_temp|soc/iu.test(type);
+      const isCpu: boolean = !hasCpu && /cpu|x86_pkg_temp|soc/iu.test(type);
       hasCpu ||= isCpu;
       const name = isCpu ? "cpu.temperature" : `thermal.${namePart(`${zone.slice(12)}-${type || "zone"}`)}`;
       add(name, Number(text) / 1000, "Cel");

@@ -41,7 +41,7 @@ export class CsvLines implements LineCodec {
 }
 
 /** `undefined` for a row whose quotes do not match. */
-function cellsOf(line: string, separator: string): string[] | undefined {
+export function cellsOf(line: string, separator: string): string[] | undefined {
   const cells: string[] = [];
   let at = 0;
   for (;;) {

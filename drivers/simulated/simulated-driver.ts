@@ -19,20 +19,26 @@ const COMMANDS = [
   { name: "get", argsSchema: { type: "object", additionalProperties: false }, idempotent: true },
 ] as const;
 
-/** Readings out of thin air: a sine, a square wave or a random walk. */
-export const openSimulated: OpenDriver<SimulatedConfig> = async (config, deps) => {
+/** Readings out of thin air: a sine, a square wave, a random walk, or what was recorded once. */
+export const openSimulated: OpenDriver<SimulatedConfig> = async (config, deps, signal) => {
+  if (config.file !== undefined) {
+    const { openReplay } = await import("./replay.js");
+    return openReplay({ ...config, file: config.file }, deps, signal);
+  }
+  const unit = config.unit === undefined ? {} : { unit: config.unit };
   let held: number | undefined;
   let last = config.mean;
   const next = (): number => (last = held ?? shaped(config, deps.clock.now(), last));
 
   return {
     id: config.id,
+    readings: [{ name: config.name, type: "number", class: config.class, ...unit }],
     commands: COMMANDS,
 
     async run(stop) {
       while (!stop.aborted) {
         const reading = { name: config.name, value: next(), timeMs: deps.clock.now(), class: config.class };
-        await deps.publish([{ ...reading, ...(config.unit === undefined ? {} : { unit: config.unit }) }]);
+        await deps.publish([{ ...reading, ...unit }]);
         await deps.clock.sleep(config.intervalMs, stop).catch(() => undefined);
       }
     },
@@ -56,6 +62,7 @@ function shaped({ shape, mean, amplitude, periodMs }: SimulatedConfig, nowMs: nu
       return mean + amplitude * Math.sin(2 * Math.PI * turn);
     case "square":
       return turn < 0.5 ? mean + amplitude : mean - amplitude;
+    case "replay":
     case "walk": {
       const step = (Math.random() - 0.5) * (amplitude / 5);
       return Math.min(mean + amplitude, Math.max(mean - amplitude, last + step));
