@@ -39,6 +39,8 @@ export interface TelemetryPack extends StreamPosition {
   readonly type: "pack";
   readonly readings: readonly SenmlReading[];
   readonly undated?: Undated;
+  /** These were declared by a gap before (`refused`), and a human had them sent once more. */
+  readonly recovered?: true;
 }
 
 export interface TelemetryGap extends StreamPosition {
@@ -99,18 +101,25 @@ export const lifeText = ({ stream, inc }: StreamLife): string => `${stream}/${in
 const parseId = (field: JsonField): string =>
   field.text({ max: 32, pattern: ID, expected: "32 lower-case hex digits" });
 
-function packMembers({ readings, undated }: TelemetryPack): JsonObject {
+function packMembers({ readings, undated, recovered }: TelemetryPack): JsonObject {
   return {
     ...(undated && { undated: { boot: undated.boot, timeFrom: undated.timeFrom, timeTo: undated.timeTo } }),
+    ...(recovered && { recovered }),
     senml: formatPack(readings),
   };
 }
 
-function parsePackMembers(fields: JsonFields): Pick<TelemetryPack, "readings" | "undated"> {
-  const readings = parsePack(fields.at("senml"));
-  const undated = fields.optional("undated")?.object();
-  if (!undated) return { readings };
-  const boot = parseId(undated.at("boot"));
-  const timeFrom = undated.at("timeFrom").integer(MIN_TIME_MS, MAX_TIME_MS);
-  return { readings, undated: { boot, timeFrom, timeTo: undated.at("timeTo").integer(timeFrom, MAX_TIME_MS) } };
+function parsePackMembers(fields: JsonFields): Pick<TelemetryPack, "readings" | "undated" | "recovered"> {
+  const undated = fields.optional("undated");
+  const recovered = fields.optional("recovered")?.boolean() ?? false;
+  return {
+    readings: parsePack(fields.at("senml")),
+    ...(undated && { undated: parseUndated(undated.object()) }),
+    ...(recovered && { recovered }),
+  };
+}
+
+function parseUndated(fields: JsonFields): Undated {
+  const timeFrom = fields.at("timeFrom").integer(MIN_TIME_MS, MAX_TIME_MS);
+  return { boot: parseId(fields.at("boot")), timeFrom, timeTo: fields.at("timeTo").integer(timeFrom, MAX_TIME_MS) };
 }

@@ -1,5 +1,10 @@
 import type { Database, Statement } from "better-sqlite3";
+import type { Durability } from "../../core/group-commit.js";
 import type { JsonObject } from "../../messages/json-field.js";
+import type { NewAside } from "./set-aside.js";
+import { ROW_BYTES } from "./eviction.js";
+import { OutboxFull, type Space } from "./space.js";
+import { ANSWER_RANK } from "./stream-rows.js";
 import type { Writes } from "./writes.js";
 
 /** An answer to a command, to be sent as a notification. */
@@ -27,14 +32,29 @@ interface Row extends Omit<PendingAnswer, "body" | "sealed" | "notificationId"> 
   readonly notificationId: string | null;
 }
 
+export interface AnswersDeps {
+  readonly writes: Writes;
+  readonly space: Pick<Space, "makeRoom">;
+  readonly durability: Durability;
+}
+
+/** Looked at together. */
+const MAX_PENDING = 256;
+
 /** Answers that are not known to be with the caller's atServer yet. */
 export class Answers {
+  /** What an answer survives once it is promised. */
+  readonly durability: Durability;
   readonly #writes: Writes;
+  readonly #space: AnswersDeps["space"];
+  #noRoom = 0;
   readonly #sql: ReturnType<typeof prepare>;
   readonly #listeners = new Set<() => void>();
 
-  constructor(db: Database, writes: Writes) {
+  constructor(db: Database, { writes, space, durability }: AnswersDeps) {
+    this.durability = durability;
     this.#writes = writes;
+    this.#space = space;
     this.#sql = prepare(db);
   }
 
@@ -44,20 +64,33 @@ export class Answers {
     return () => this.#listeners.delete(listener);
   }
 
-  /** Resolves when it is on the disk. */
-  put(answer: NewAnswer): Promise<void> {
-    return this.#writes.write(() => this.insert(answer));
+  /** Answers since the start for which there was no room: whoever asks again gets them from the ledger. */
+  get noRoom(): number {
+    return this.#noRoom;
   }
 
-  /** Within the caller's transaction. */
+  /** Resolves when it is as durable as answers are. */
+  put(answer: NewAnswer): Promise<void> {
+    return this.#writes.write("answer.queue", () => this.insert(answer), this.durability);
+  }
+
+  /** Within the caller's transaction, which goes on when there is no room: what was done must be known above all. */
   insert({ to, name, body, sealed, expiresMs }: NewAnswer): void {
-    this.#sql.insert.run(to, name, JSON.stringify(body), sealed ? 1 : 0, expiresMs);
+    const text = JSON.stringify(body);
+    try {
+      this.#space.makeRoom(text.length + name.length + ROW_BYTES, ANSWER_RANK);
+    } catch (error) {
+      if (!(error instanceof OutboxFull)) throw error;
+      this.#noRoom += 1;
+      return;
+    }
+    this.#sql.insert.run(to, name, text, sealed ? 1 : 0, expiresMs);
     for (const listener of this.#listeners) listener();
   }
 
-  /** Oldest first. */
+  /** The oldest, oldest first. */
   pending(): PendingAnswer[] {
-    return this.#sql.all.all().map(({ body, sealed, notificationId, ...row }) => ({
+    return this.#sql.oldest.all(MAX_PENDING).map(({ body, sealed, notificationId, ...row }) => ({
       ...row,
       body: JSON.parse(body) as JsonObject, // written by `insert` alone
       sealed: sealed === 1,
@@ -67,17 +100,26 @@ export class Answers {
 
   /** Our atServer took it under this id. */
   sent(id: number, notificationId: string): Promise<void> {
-    return this.#writes.write(() => void this.#sql.sent.run(notificationId, id), "crash");
+    return this.#writes.write("answer.sent", () => void this.#sql.sent.run(notificationId, id), "crash");
   }
 
   /** Our atServer has given it up; it is to be sent again. */
   unsent(id: number): Promise<void> {
-    return this.#writes.write(() => void this.#sql.sent.run(null, id), "crash");
+    return this.#writes.write("answer.sent", () => void this.#sql.sent.run(null, id), "crash");
   }
 
-  /** Delivered, expired or unsendable. */
+  /** Delivered or expired. */
   done(id: number): Promise<void> {
-    return this.#writes.write(() => void this.#sql.remove.run(id), "crash");
+    return this.#writes.write("answer.done", () => void this.#sql.remove.run(id), "crash");
+  }
+
+  /** It can never be sent; a human may look at it. @param keep puts it with the others that were set aside. */
+  setAside(answer: PendingAnswer, why: string, nowMs: number, keep: (entry: NewAside) => void): Promise<void> {
+    const { id, to, name, body, sealed } = answer;
+    return this.#writes.write("answer.aside", () => {
+      keep({ atMs: nowMs, reader: to, class: "answer", why, content: JSON.stringify({ name, body, sealed }) });
+      this.#sql.remove.run(id);
+    });
   }
 }
 
@@ -85,7 +127,7 @@ function prepare(db: Database) {
   const sql = <P extends unknown[], R = unknown>(text: string): Statement<P, R> => db.prepare<P, R>(text);
   return {
     insert: sql('INSERT INTO answer ("to", name, body, sealed, expiresMs) VALUES (?, ?, ?, ?, ?)'),
-    all: sql<[], Row>("SELECT * FROM answer ORDER BY id"),
+    oldest: sql<[number], Row>("SELECT * FROM answer ORDER BY id LIMIT ?"),
     sent: sql("UPDATE answer SET notificationId = ? WHERE id = ?"),
     remove: sql("DELETE FROM answer WHERE id = ?"),
   };

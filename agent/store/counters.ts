@@ -34,8 +34,12 @@ export class Counters {
     const batch = this.#unwritten;
     if (batch.size === 0) return;
     this.#unwritten = new Map();
-    await this.#writes.write(() => {
-      for (const [name, by] of batch) this.#add.run(name, by);
-    }, "crash");
+    await this.#writes.write(
+      "store.upkeep",
+      () => {
+        for (const [name, by] of batch) this.#add.run(name, by);
+      },
+      "crash",
+    );
   }
 }

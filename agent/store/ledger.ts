@@ -1,4 +1,5 @@
 import type { Database, Statement } from "better-sqlite3";
+import { EdgeError } from "../../core/errors.js";
 import type { Answers, NewAnswer } from "./answers.js";
 import type { Writes } from "./writes.js";
 
@@ -27,6 +28,11 @@ interface Row extends Omit<LedgerEntry, "detail" | "answer"> {
   readonly answer: string | null;
 }
 
+/** There is no disk to remember commands on. */
+export class NoLedger extends EdgeError {
+  override readonly code = "NO_LEDGER";
+}
+
 /** An entry outlives its command by this much: clocks differ, and a repeat must still be known as one. */
 const PRUNE_MARGIN_MS = 24 * 3_600_000;
 
@@ -35,8 +41,11 @@ export class Ledger {
   readonly #writes: Writes;
   readonly #answers: Answers;
   readonly #sql: ReturnType<typeof prepare>;
+  readonly #inMemory: boolean;
 
-  constructor(db: Database, writes: Writes, answers: Answers) {
+  /** @param inMemory it would be forgotten: nothing is accepted. */
+  constructor(db: Database, writes: Writes, answers: Answers, inMemory = false) {
+    this.#inMemory = inMemory;
     this.#writes = writes;
     this.#answers = answers;
     this.#sql = prepare(db);
@@ -50,12 +59,17 @@ export class Ledger {
   /** To be told once the time is known; only the first counts. */
   setBirth(nowMs: number): Promise<void> {
     if (this.birthMs !== undefined) return Promise.resolve();
-    return this.#writes.write(() => void this.#sql.setBirth.run(nowMs));
+    return this.#writes.write("command.birth", () => void this.#sql.setBirth.run(nowMs));
   }
 
-  /** Resolves when the command is on the disk: only then may it act, and only when it is `new`. */
+  /**
+   * Resolves when the command is on the disk: only then may it act, and only when it is `new`.
+   *
+   * @throws {NoLedger}
+   */
   accept({ caller, id, detail, acceptedMs, expiresMs }: NewCommand): Promise<Accepted> {
-    return this.#writes.write((): Accepted => {
+    if (this.#inMemory) return Promise.reject(new NoLedger("the disk cannot be used, so no command can be remembered"));
+    return this.#writes.write("command.accept", (): Accepted => {
       const entry = this.find(caller, id);
       if (entry) return { kind: "repeat", entry };
       this.#sql.insert.run(caller, id, JSON.stringify(detail ?? null), acceptedMs, expiresMs);
@@ -69,10 +83,14 @@ export class Ledger {
    * @param answer kept for repeats, as JSON.
    */
   finish(caller: string, id: string, answer: unknown, outgoing?: NewAnswer): Promise<void> {
-    return this.#writes.write(() => {
-      this.#sql.finish.run(JSON.stringify(answer ?? null), caller, id);
-      if (outgoing) this.#answers.insert(outgoing);
-    });
+    return this.#writes.write(
+      "command.finish",
+      () => {
+        this.#sql.finish.run(JSON.stringify(answer ?? null), caller, id);
+        if (outgoing) this.#answers.insert(outgoing);
+      },
+      this.#answers.durability,
+    );
   }
 
   find(caller: string, id: string): LedgerEntry | undefined {
@@ -87,7 +105,7 @@ export class Ledger {
 
   /** Forgets what has expired long ago. @returns how many. */
   prune(nowMs: number): Promise<number> {
-    return this.#writes.write(() => this.#sql.prune.run(nowMs - PRUNE_MARGIN_MS).changes, "crash");
+    return this.#writes.write("command.prune", () => this.#sql.prune.run(nowMs - PRUNE_MARGIN_MS).changes, "crash");
   }
 }
 

@@ -104,6 +104,19 @@ export const MIGRATIONS: readonly schema.Migration[] = [
   CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
   `,
   },
+  {
+    // JSON of the readings of a pack that was set aside and is sent once more; such a pack has no rows.
+    up: "ALTER TABLE message ADD COLUMN content TEXT",
+    // The version before knows what is set aside, and packs of rows.
+    down: `
+  INSERT INTO aside (atMs, reader, class, why, content)
+    SELECT 0, stream.reader, CASE stream.class WHEN 0 THEN 'measurement' WHEN 1 THEN 'event' ELSE 'alarm' END,
+      'to be sent once more', message.content
+    FROM message JOIN stream ON stream.id = message.stream WHERE message.content IS NOT NULL;
+  DELETE FROM message WHERE content IS NOT NULL;
+  ALTER TABLE message DROP COLUMN content;
+  `,
+  },
 ];
 
 /** Brings the tables to this version, all or nothing. @throws {StoreTooNew} */

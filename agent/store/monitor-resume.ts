@@ -31,11 +31,15 @@ export class MonitorResume {
   /** To lose the latest costs a repeat, which everybody above takes calmly. */
   async save({ epochMillis, seen }: MonitorPoint): Promise<void> {
     const now = new Set(seen.map(([digest]) => digest));
-    await this.#writes.write(() => {
-      for (const [digest, atMs] of seen) if (!this.#saved.has(digest)) this.#sql.insert.run(digest, atMs);
-      for (const digest of this.#saved) if (!now.has(digest)) this.#sql.remove.run(digest);
-      this.#sql.setEpoch.run(epochMillis);
-    }, "crash");
+    await this.#writes.write(
+      "monitor.save",
+      () => {
+        for (const [digest, atMs] of seen) if (!this.#saved.has(digest)) this.#sql.insert.run(digest, atMs);
+        for (const digest of this.#saved) if (!now.has(digest)) this.#sql.remove.run(digest);
+        this.#sql.setEpoch.run(epochMillis);
+      },
+      "crash",
+    );
     this.#saved = now;
   }
 }

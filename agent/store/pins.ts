@@ -36,6 +36,6 @@ export class Pins {
 
   /** Resolves when it is on the disk. */
   set(atSign: string, fingerprint: string, how = "first-use"): Promise<void> {
-    return this.#writes.write(() => void this.#set.run(atSign, fingerprint, how, Math.round(this.#nowMs())));
+    return this.#writes.write("pin.set", () => void this.#set.run(atSign, fingerprint, how, Math.round(this.#nowMs())));
   }
 }

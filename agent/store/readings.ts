@@ -3,6 +3,7 @@ import type { Reading, ReadingClass } from "../../core/driver.js";
 import { LimitExceeded } from "../../core/errors.js";
 import type { Durability } from "../../core/group-commit.js";
 import { checkReading, MIN_TIME_MS } from "../../messages/senml.js";
+import { ROW_BYTES } from "./eviction.js";
 import { bodyOf } from "./reading-body.js";
 import type { Space } from "./space.js";
 import { CLASS_RANKS } from "./stream-rows.js";
@@ -30,8 +31,6 @@ interface NewRow {
   readonly monotonicMs: number | null;
 }
 
-/** What a row takes beside its text. */
-const ROW_BYTES = 24;
 const MAX_WAITING_BYTES = 8 << 20;
 
 /** Accepts readings: what `publish` resolved for is in the outbox. */
@@ -81,7 +80,7 @@ export class Readings {
       const rows = readings.map((reading, index) => this.#rowOf(reading, index));
       const bytes = rows.reduce((sum, { body }) => sum + body.length + ROW_BYTES, 0);
       await this.#bounded(bytes, () =>
-        this.#writes.write(() => this.#insert(rows, readings), this.#durabilityOf(readings)),
+        this.#writes.write("reading.insert", () => this.#insert(rows, readings), this.#durabilityOf(readings)),
       );
       this.#accepted += readings.length;
     } catch (error) {
@@ -93,7 +92,7 @@ export class Readings {
   /** The clock is right now: gives readings of this boot their dates, and those of earlier boots their bracket. */
   clockKnown(): Promise<void> {
     if (!this.#undated) return Promise.resolve();
-    return this.#writes.write(() => this.#date());
+    return this.#writes.write("reading.date", () => this.#date());
   }
 
   #durabilityOf(readings: readonly Reading[]): Durability {

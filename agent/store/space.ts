@@ -4,6 +4,7 @@ import { open } from "node:fs/promises";
 import { join } from "node:path";
 import { LimitExceeded } from "../../core/errors.js";
 import type { Eviction } from "./eviction.js";
+import { ANSWER_RANK, CLASS_RANKS, type OutboxClass } from "./stream-rows.js";
 
 /** Neither the outbox nor its disk has room, and there is nothing of lower class that could go. */
 export class OutboxFull extends LimitExceeded {
@@ -13,6 +14,8 @@ export class OutboxFull extends LimitExceeded {
 export interface SpaceOptions {
   readonly maxBytes: number;
   readonly minFreeBytes: number;
+  /** How much of `maxBytes` a class may take, 0 to 1; all of it unless given, and answers a tenth. */
+  readonly shares?: Partial<Readonly<Record<OutboxClass, number>>>;
   /** Free bytes on the disk of `folder`. */
   readonly freeBytes?: (folder: string) => number;
   /** Kept back for a full disk; twice what the WAL may take. */
@@ -22,8 +25,9 @@ export interface SpaceOptions {
 /** Looking at the sizes costs some microseconds: it is done once for so many bytes. */
 const LOOK_EVERY_BYTES = 32_768;
 const RESERVE = "outbox.reserve";
-/** Free pages go back to the file system this many at a time, in a transaction that is under way anyway. */
+/** Free pages go back to the file system this many at a time. */
 const VACUUM_PAGES = 256;
+const DEFAULT_ANSWER_SHARE = 0.1;
 
 /** Keeps the outbox within its bytes and its disk above its floor. */
 export class Space {
@@ -33,6 +37,7 @@ export class Space {
   readonly #options: Required<SpaceOptions>;
   #unseenBytes = Infinity;
   #evicted = 0;
+  readonly #maxBytesOf: ReadonlyMap<number, number>;
   /** The file must not grow beyond this: the disk was full. */
   #capBytes = Infinity;
 
@@ -40,7 +45,13 @@ export class Space {
     this.#db = db;
     this.#folder = folder;
     this.#eviction = eviction;
-    this.#options = { freeBytes: freeBytesOf, reserveBytes: 4 << 20, ...options };
+    this.#options = { freeBytes: freeBytesOf, reserveBytes: 4 << 20, shares: {}, ...options };
+    const shares = Object.entries({ answer: DEFAULT_ANSWER_SHARE, ...options.shares });
+    this.#maxBytesOf = new Map(
+      shares
+        .filter(([, share]) => share < 1)
+        .map(([name, share]) => [rankOf(name as OutboxClass), share * options.maxBytes]),
+    );
   }
 
   /** Readings given up for want of room since the start. */
@@ -56,13 +67,14 @@ export class Space {
   }
 
   /**
-   * Makes room for a reading of class `rank`. Within the caller's transaction.
+   * Makes room for a reading or an answer of class `rank`. Within the caller's transaction.
    *
    * @throws {OutboxFull} when nothing of its class or lower is left to give up.
    */
   makeRoom(bytes: number, rank: number): void {
     this.#unseenBytes += bytes;
     if (this.#unseenBytes < LOOK_EVERY_BYTES) return;
+    this.#keepShares();
     const { maxBytes, minFreeBytes } = this.#options;
     const spare = this.#options.freeBytes(this.#folder) - minFreeBytes;
     // Below the floor the file may not grow: then only its own free pages are room.
@@ -91,11 +103,25 @@ export class Space {
     this.#evicted += this.#eviction.dropOldest(Infinity);
   }
 
-  /** Gives free pages back to the file system, a few at a time. Within a transaction. */
-  giveBack(): void {
+  /** Gives free pages back to the file system, a few at a time. Within a transaction. @returns whether there are more. */
+  giveBack(): boolean {
     const free = Number(this.#db.pragma("freelist_count", { simple: true }));
     // Some are kept: they will be needed again, and moving pages about wears the card.
-    if (free > 2 * VACUUM_PAGES) this.#db.pragma(`incremental_vacuum(${VACUUM_PAGES})`);
+    if (free <= 2 * VACUUM_PAGES) return false;
+    this.#db.pragma(`incremental_vacuum(${VACUUM_PAGES})`);
+    return free > 3 * VACUUM_PAGES;
+  }
+
+  /** Bytes of each class that has a share of its own, as far as they can be told. */
+  #keepShares(): void {
+    for (const [rank, most] of this.#maxBytesOf) {
+      // A class makes its room by itself: what it holds is none of the others' business.
+      while (this.#eviction.bytesOf(rank) > most) {
+        const dropped = this.#eviction.dropOldestOf(rank);
+        this.#evicted += dropped;
+        if (dropped === 0) break;
+      }
+    }
   }
 
   /**
@@ -123,6 +149,8 @@ export class Space {
     );
   }
 }
+
+const rankOf = (name: OutboxClass): number => (name === "answer" ? ANSWER_RANK : CLASS_RANKS[name]);
 
 function freeBytesOf(folder: string): number {
   const { bavail, bsize } = statfsSync(folder);

@@ -96,7 +96,7 @@ const MAX_GIVE_BACKS = 64;
  * @throws {StoreInUse} {@link StoreTooNew} {@link DiskSyncFailed}, or the system's error when the folder cannot be written.
  */
 export async function openStore(options: StoreOptions): Promise<Store> {
-  const { folder, log } = options;
+  const { folder } = options;
   await mkdir(folder, { recursive: true, mode: 0o700 });
   const path = join(folder, DATABASE);
   try {

@@ -1,8 +1,12 @@
 import type { ReadingClass } from "../../core/driver.js";
 import type { StreamLife } from "../../messages/telemetry.js";
 
-/** How the tables number the classes: the lowest goes first when there is no room. 2 are answers, which are no readings. */
+/** How the tables number the classes: the lowest goes first when there is no room. */
 export const CLASS_RANKS: Readonly<Record<ReadingClass, number>> = { measurement: 0, event: 1, alarm: 3 };
+/** Answers to commands are no readings, and stand between. */
+export const ANSWER_RANK = 2;
+/** What the outbox holds. */
+export type OutboxClass = ReadingClass | "answer";
 export const CLASSES_BY_RANK: readonly ReadingClass[] = ["measurement", "event", "alarm"];
 
 /** One (reader, class), as the table `stream` has it. */
@@ -34,6 +38,8 @@ export interface MessageRow {
   readonly timeFrom: number | null;
   readonly timeTo: number | null;
   readonly reason: string | null;
+  /** JSON of the readings of a pack that was set aside and is sent once more. */
+  readonly content: string | null;
 }
 
 export interface ReadingRow {

@@ -5,13 +5,20 @@ import type { SenmlReading } from "../../messages/senml.js";
 import type { StreamLife, Undated } from "../../messages/telemetry.js";
 import type { GapKeeper } from "./gap-keeper.js";
 import { readingOf } from "./reading-body.js";
+import { type NewAside, parseReadings } from "./set-aside.js";
 import { streamInfoOf } from "./stream-rows.js";
 import type { FormedMessage, MessageRow, ReadingRow, StreamInfo, StreamRow } from "./stream-rows.js";
 import type { Writes } from "./writes.js";
 
 /** What stands in a formed message: always the same, however often it is sent. */
 export type StoredMessage =
-  | { readonly type: "pack"; readonly readings: readonly SenmlReading[]; readonly undated: Undated | undefined }
+  | {
+      readonly type: "pack";
+      readonly readings: readonly SenmlReading[];
+      readonly undated: Undated | undefined;
+      /** It was set aside and declared a gap, and is sent once more. */
+      readonly recovered: boolean;
+    }
   | { readonly type: "gap"; readonly gap: Gap };
 
 export interface PackLimits {
@@ -20,22 +27,11 @@ export interface PackLimits {
   readonly maxBytes: number;
 }
 
-export interface AsideEntry {
-  readonly id: number;
-  readonly atMs: number;
-  readonly reader: string;
-  readonly class: string;
-  readonly why: string;
-  readonly content: string;
-}
-
 interface BootRow {
   readonly name: string;
   readonly fromMs: number;
   readonly toMs: number | null;
 }
-
-const MAX_ASIDE = 1000;
 
 /** The streams of all readers: which readings are in which message, and what each reader has not confirmed yet. */
 export class Streams {
@@ -77,13 +73,15 @@ export class Streams {
    * sent: a number must never stand for two contents. `undefined`: there is nothing to send, or its time is not known.
    */
   form(id: number, limits: PackLimits): Promise<FormedMessage | undefined> {
-    return this.#writes.write(() => this.#gaps.form(id) ?? this.#formPack(id, limits));
+    return this.#writes.write("pack.form", () => this.#gaps.form(id) ?? this.#formPack(id, limits));
   }
 
   /** `undefined` when it was confirmed or given up in the meantime. */
   load(id: number, seq: number): StoredMessage | undefined {
     const message = this.#sql.message.get(id, seq);
     if (!message) return undefined;
+    if (message.content !== null)
+      return { type: "pack", readings: parseReadings(message.content), undated: undefined, recovered: true };
     if (message.firstRow === null || message.lastRow === null) return { type: "gap", gap: gapOf(message) };
     const rows = this.#sql.rows.all(this.#row(id).class, message.firstRow, message.lastRow);
     const boot = rows[0]?.timeMs === null ? this.#sql.boot.get(rows[0].boot) : undefined;
@@ -91,28 +89,39 @@ export class Streams {
       type: "pack",
       readings: rows.map((row) => readingOf(row, boot?.fromMs ?? 0)),
       undated: boot && { boot: boot.name, timeFrom: boot.fromMs, timeTo: boot.toMs ?? boot.fromMs },
+      recovered: false,
     };
   }
 
   /** The reader has these messages. What no other reader waits for is deleted. */
   taken(id: number, seqs: readonly number[]): Promise<void> {
     // To forget a receipt costs a resend, no more.
-    return this.#writes.write(() => {
-      for (const seq of seqs) this.#sql.remove.run(id, seq);
-      this.trim(this.#row(id).class);
-    }, "crash");
+    return this.#writes.write(
+      "pack.taken",
+      () => {
+        for (const seq of seqs) this.#sql.remove.run(id, seq);
+        this.trim(this.#row(id).class);
+      },
+      "crash",
+    );
   }
 
-  /** A message that can never be sent: its content is kept for a human, and the reader is told of a gap. */
-  setAside(id: number, seq: number, why: string, nowMs: number): Promise<void> {
-    return this.#writes.write(() => {
+  /**
+   * A message that can never be sent: its content is kept for a human, and the reader is told of a gap.
+   *
+   * @param keep puts it with the others that were set aside.
+   * @returns false for a gap, which is never given up.
+   */
+  setAside(id: number, seq: number, why: string, nowMs: number, keep: (entry: NewAside) => void): Promise<boolean> {
+    return this.#writes.write("pack.aside", () => {
       const message = this.load(id, seq);
       const row = this.#row(id);
-      if (message?.type !== "pack") return;
+      if (!message) return true;
+      if (message.type === "gap") return false;
       const { reader, class: name } = streamInfoOf(row);
-      this.#sql.aside.run(nowMs, reader, name, why, JSON.stringify(message.readings));
-      this.#sql.trimAside.run(MAX_ASIDE);
+      keep({ atMs: nowMs, reader, class: name, why, content: JSON.stringify(message.readings) });
       this.#sql.remove.run(id, seq);
+      if (message.recovered) return true; // declared before
       const times = message.readings.map(({ timeMs }) => timeMs);
       this.#gaps.add(id, {
         seqs: { from: seq, to: seq },
@@ -122,28 +131,41 @@ export class Streams {
         reason: GAP_REASONS.refused,
       });
       this.trim(row.class);
+      return true;
     });
   }
 
-  aside(): AsideEntry[] {
-    return this.#db.prepare<[], AsideEntry>("SELECT * FROM aside ORDER BY id").all();
+  /** Forms a message of its own of readings that were set aside. Within the caller's transaction. @returns false when there is no such stream. */
+  resend(reader: string, readingClass: string, readings: readonly SenmlReading[]): boolean {
+    const info = this.list(reader).find(({ class: name }) => name === readingClass);
+    if (!info) return false;
+    this.#addContent(info.id, JSON.stringify(readings), readings.length);
+    return true;
   }
 
   /** Begins the stream anew: what has no receipt gets new numbers. Within the caller's transaction. */
   beginLife(id: number, life: StreamLife): void {
-    const gaps = this.#sql.messages.all(id).filter(({ firstRow }) => firstRow === null);
+    const messages = this.#sql.messages.all(id);
+    const gaps = messages.filter(({ firstRow, content }) => firstRow === null && content === null);
     const row = this.#row(id);
     const packedTo = (this.#sql.firstRow.get(id)?.firstRow ?? row.packedTo + 1) - 1;
     this.#sql.clear.run(id);
     this.#sql.newLife.run(life.stream, life.inc, packedTo, id);
     const pending = row.gapReason === null ? [] : [pendingGap(row, row.gapReason)];
     for (const gap of [...gaps.map(gapOf), ...pending]) this.#gaps.add(id, { ...gap, reason: GAP_REASONS.full });
+    for (const { content, readings } of messages) if (content !== null) this.#addContent(id, content, readings ?? 0);
   }
 
   /** Deletes readings of a class that no stream waits for. Within the caller's transaction. */
   trim(rank: number): void {
     const needed = this.#sql.needed.get(rank)?.id ?? null;
     if (needed !== null) this.#sql.deleteRows.run(rank, needed);
+  }
+
+  #addContent(id: number, content: string, readings: number): void {
+    const { lastSeq, packedTo } = this.#row(id);
+    this.#sql.insertContent.run(id, lastSeq + 1, readings, content);
+    this.#sql.packed.run(lastSeq + 1, packedTo, id);
   }
 
   #formPack(id: number, { maxReadings, maxBytes }: PackLimits): FormedMessage | undefined {
@@ -208,8 +230,7 @@ function prepare(db: Database) {
        FROM stream WHERE class = ?`,
     ),
     deleteRows: sql("DELETE FROM reading WHERE class = ? AND id < ?"),
-    aside: sql("INSERT INTO aside (atMs, reader, class, why, content) VALUES (?, ?, ?, ?, ?)"),
-    trimAside: sql("DELETE FROM aside WHERE id <= (SELECT max(id) FROM aside) - ?"),
+    insertContent: sql("INSERT INTO message (stream, seq, readings, content) VALUES (?, ?, ?, ?)"),
   };
 }
 

@@ -1,7 +1,9 @@
 import { randomUUID } from "node:crypto";
+import type { NotificationStatus } from "../../atplatform/client/at-client.js";
 import { parseAtSign } from "../../atplatform/protocol/at-sign.js";
 import { backoff } from "../../core/backoff.js";
 import { codeOf } from "../../core/errors.js";
+import { atStep } from "../../core/steps.js";
 import { atKeyOf } from "../../messages/names.js";
 import { seal } from "../../messages/seal.js";
 import type { PendingAnswer } from "../store/answers.js";
@@ -29,7 +31,7 @@ export class AnswerUplink {
   readonly #context: UplinkContext;
   readonly #wake = new Wake();
   readonly #attempts = new Map<number, Attempt>();
-  readonly #counters = { sent: 0, delivered: 0, expired: 0, unsendable: 0 };
+  readonly #counters = { sent: 0, delivered: 0, expired: 0, aside: 0 };
   #code: string | undefined;
 
   constructor(context: UplinkContext) {
@@ -74,13 +76,16 @@ export class AnswerUplink {
       this.#code = undefined;
       attempt.dueMs = nowMs + LOOK_MS + Number(attempt.waits.next().value);
     } catch (error) {
-      if (signal.aborted || store.health.state !== "ok") throw error;
+      if (signal.aborted || store.isBrokenBy(error)) throw error;
       this.#code = codeOf(error) ?? "UNEXPECTED";
       attempt.dueMs = nowMs + Number(attempt.waits.next().value);
       if (blamesMessage(this.#code)) attempt.blamed += 1;
       if (attempt.blamed < MAX_BLAMED_TRIES) return;
-      log.error({ err: error, to: answer.to, name: answer.name }, "an answer can never be sent: dropped");
-      await this.#end(answer, "unsendable");
+      log.error({ err: error, to: answer.to, name: answer.name }, "an answer can never be sent: set aside");
+      this.#attempts.delete(answer.id);
+      this.#counters.aside += 1;
+      const why = error instanceof Error ? error.message : String(error);
+      await store.answers.setAside(answer, why, Math.round(clock.now()), (entry) => store.setAside.add(entry));
     }
   }
 
@@ -98,13 +103,14 @@ export class AnswerUplink {
       ttlnMs,
       ...(aesKey && { encryptWith: aesKey }),
     };
-    await store.answers.sent(id, await client.notify(notification, signal));
+    await store.answers.sent(id, await atStep("answer.send", () => client.notify(notification, signal)));
     this.#counters.sent += 1;
   }
 
   async #isDelivered(notificationId: string, answer: PendingAnswer, signal: AbortSignal): Promise<boolean> {
     const { client, store } = this.#context;
-    const status = await client.notificationStatus(notificationId, signal).catch((error: unknown) => {
+    const ask = (): Promise<NotificationStatus> => client.notificationStatus(notificationId, signal);
+    const status = await atStep("answer.status", ask).catch((error: unknown) => {
       // An atServer that does not know the question: that it took the answer is all that can be known.
       if (blamesMessage(codeOf(error))) return "delivered";
       throw error;
@@ -115,7 +121,7 @@ export class AnswerUplink {
     return false;
   }
 
-  async #end({ id }: PendingAnswer, how: "delivered" | "expired" | "unsendable"): Promise<void> {
+  async #end({ id }: PendingAnswer, how: "delivered" | "expired"): Promise<void> {
     this.#attempts.delete(id);
     this.#counters[how] += 1;
     await this.#context.store.answers.done(id);

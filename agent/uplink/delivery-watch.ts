@@ -1,4 +1,5 @@
 import type { Clock } from "../../core/clock.js";
+import { atStep } from "../../core/steps.js";
 import type { StreamUplink } from "./stream-uplink.js";
 import type { UplinkClient } from "./uplink-client.js";
 
@@ -40,7 +41,7 @@ export class DeliveryWatch {
     const nowMs = this.#clock.monotonicMs();
     this.#watched = this.#watched.filter(({ stream, seq }) => stream.has(seq));
     for (const entry of this.#watched.filter(({ dueMs }) => dueMs <= nowMs)) {
-      const status = await this.#client.notificationStatus(entry.id, signal);
+      const status = await atStep("pack.status", () => this.#client.notificationStatus(entry.id, signal));
       if (status === "delivered") found.push(entry);
       // `expired` and `unknown` say nothing: the message is sent again in its time, under another id.
       const isOver = status === "delivered" || status === "expired" || status === "unknown";

@@ -1,5 +1,6 @@
 import { createHash, type KeyObject } from "node:crypto";
 import type { AtSign } from "../../atplatform/protocol/at-sign.js";
+import { atStep } from "../../core/steps.js";
 import { keyHashOf, signKeyProof } from "../../messages/key-proof.js";
 import { atKeyOf, proofKey } from "../../messages/names.js";
 import { PeerKeyChanged } from "../../messages/peer-trust.js";
@@ -54,7 +55,7 @@ export class PeerKeys {
     const name = proofKey(address);
     const envelope = signKeyProof({ from: us, to: this.#peer, aesKey }, privateKey);
     const text = seal({ ...envelope }, atKeyOf(this.#peer, name, us), aesKey);
-    await client.put({ key: name, for: this.#peer }, text, { encryptWith: aesKey }, signal);
+    await atStep("proof.put", () => client.put({ key: name, for: this.#peer }, text, { encryptWith: aesKey }, signal));
   }
 }
 

@@ -4,6 +4,7 @@ import type { AtSign } from "../../atplatform/protocol/at-sign.js";
 import { backoff } from "../../core/backoff.js";
 import type { Reading, ReadingClass } from "../../core/driver.js";
 import { codeOf, EdgeError } from "../../core/errors.js";
+import { atStep } from "../../core/steps.js";
 import { atKeyOf, receiptKey, telemetryKey } from "../../messages/names.js";
 import { openSealed, seal } from "../../messages/seal.js";
 import { parseReceipt } from "../../messages/receipt.js";
@@ -99,7 +100,7 @@ export class ReaderUplink {
         await this.#wake.wait(this.#idleMs(), clock, signal);
       } catch (error) {
         if (signal.aborted) return;
-        if (this.#context.store.health.state !== "ok") throw error;
+        if (this.#context.store.isBrokenBy(error)) throw error;
         await clock.sleep(this.#trouble(error), signal).catch(() => {}); // aborted: the loop ends
       }
     }
@@ -160,7 +161,7 @@ export class ReaderUplink {
         ttlnMs: TTLN_MS[stream.info.class],
         encryptWith: aesKey,
       };
-      const id = await client.notify(notification, signal);
+      const id = await atStep("pack.send", () => client.notify(notification, signal));
       this.#watch?.add(stream, seq, id);
     } catch (error) {
       if (!blamesMessage(codeOf(error))) throw error;

@@ -1,6 +1,7 @@
 import type { AtSign } from "../../atplatform/protocol/at-sign.js";
 import { backoff } from "../../core/backoff.js";
 import { codeOf } from "../../core/errors.js";
+import { atStep } from "../../core/steps.js";
 import type { JsonObject } from "../../messages/json-field.js";
 import { atKeyOf } from "../../messages/names.js";
 import { seal } from "../../messages/seal.js";
@@ -78,7 +79,7 @@ export class RecordKeeper {
     const aesKey = await this.#keys.forSending(signal);
     const text = seal(body, atKeyOf(reader, name, us), aesKey);
     const options = { encryptWith: aesKey, ...(ttlMs !== undefined && { ttlMs }) };
-    await client.put({ key: name, for: reader }, text, options, signal);
+    await atStep("state.put", () => client.put({ key: name, for: reader }, text, options, signal));
     this.#errorCode = undefined;
     this.written += 1;
   }

@@ -96,6 +96,7 @@ export class StreamUplink {
           ...position,
           readings: stored.readings,
           ...(stored.undated && { undated: stored.undated }),
+          ...(stored.recovered && { recovered: true }),
         });
   }
 
@@ -114,7 +115,9 @@ export class StreamUplink {
     this.#blamed.set(seq, tries);
     if (tries < MAX_BLAMED_TRIES) return false;
     this.#blamed.delete(seq);
-    await this.#store.streams.setAside(this.#info.id, seq, why, wallMs);
+    const { streams, setAside } = this.#store;
+    const isAside = await streams.setAside(this.#info.id, seq, why, wallMs, (entry) => setAside.add(entry));
+    if (!isAside) return false;
     this.#sender.drop(seq, seq);
     this.#waitingSinceMs ??= -Infinity; // the gap is to be declared
     return true;

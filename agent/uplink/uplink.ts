@@ -94,6 +94,11 @@ export class Uplink {
     for (const record of this.#infos) record.changed();
   }
 
+  /** Something was put into the outbox by other ways than readings take: it goes out now. */
+  nudge(): void {
+    for (const reader of this.#readers) reader.arrived([]);
+  }
+
   /** Takes a notification when it is a receipt for this device, and says whether it was. One that is not right is counted. */
   async receive(notification: ReceivedNotification, signal: AbortSignal): Promise<boolean> {
     const { address, log } = this.#options;
@@ -109,7 +114,7 @@ export class Uplink {
       signal.throwIfAborted();
       const code = codeOf(error);
       // Whatever it was, the reader will say it again; only without a store nothing goes on.
-      if (code === undefined || this.#options.store.health.state !== "ok") throw error;
+      if (code === undefined || this.#options.store.isBrokenBy(error)) throw error;
       this.#count(code);
       const fields = { err: error, reader: notification.from };
       if (code === "OTHER_CONSUMER") log.debug(fields, "a receipt that does not count");

@@ -3,6 +3,7 @@ import { copyFileSync, readdirSync, rmSync, statSync, writeFileSync } from "node
 import { join } from "node:path";
 import type { Test } from "tap";
 import t from "tap";
+import { MAX_ASIDE_BYTES, type NewAside } from "../../../agent/store/set-aside.js";
 import { openStore, type StoreOptions } from "../../../agent/store/store.js";
 import type { Store } from "../../../agent/store/store.js";
 import type { StreamInfo } from "../../../agent/store/stream-rows.js";
@@ -130,12 +131,48 @@ t.test("the outbox", async (t) => {
     await store.publish(numbers(1, 2));
     const { id } = streamOf(store);
     await store.streams.form(id, LIMITS);
-    await store.streams.setAside(id, 1, "AT0005: too long", START_MS);
-    t.match(store.streams.aside(), [
-      { reader: "@grower", class: "measurement", why: /AT0005/u, content: /"value":2/u },
-    ]);
+    const keep = (entry: NewAside): void => store.setAside.add(entry);
+    t.ok(await store.streams.setAside(id, 1, "AT0005: too long", START_MS, keep));
+    t.match(store.setAside.list(), [{ id: 1, reader: "@grower", class: "measurement", why: /AT0005/u }]);
+    t.match(store.setAside.get(1), { content: /"value":2/u });
     t.same(await store.streams.form(id, LIMITS), { seq: 2, fromSeq: 1 });
     t.match(contentOf(store, id, 2), { gap: { fromSeq: 1, toSeq: 1, readings: 2, reason: "refused" } });
+    t.notOk(await store.streams.setAside(id, 2, "AT0005", START_MS, keep), "a gap is never given up");
+
+    await store.setAside.retry(1, START_MS);
+    t.same(store.setAside.list(), []);
+    t.match(store.streams.formed(id), [{ seq: 2 }, { seq: 3, fromSeq: 3 }]);
+    t.match(store.streams.load(id, 3), { type: "pack", recovered: true, readings: [{ value: 1 }, { value: 2 }] });
+    await store.beginLife(id);
+    t.match(store.streams.formed(id), [{ seq: 1 }], "also in a new life");
+    t.match(store.streams.load(id, 1), { type: "pack", recovered: true });
+    t.ok(
+      await store.streams.setAside(id, 1, "AT0005", START_MS, keep),
+      "set aside again, it is declared no second time",
+    );
+    t.match(await store.streams.form(id, LIMITS), { seq: 2 });
+    t.match(contentOf(store, id, 2), { gap: { readings: 2, reason: "outbox-full" } }, "only the gap of the last life");
+    t.equal(await store.streams.form(id, LIMITS), undefined);
+    await store.setAside.drop(2);
+    await t.rejects(store.setAside.drop(2), { code: "NOT_ASIDE" });
+    await t.rejects(store.setAside.retry(2, START_MS), { code: "NOT_ASIDE" });
+  });
+
+  t.test("keeps a bounded number of bytes aside, the latest", async (t) => {
+    const store = await open(t, tempFolder(t));
+    const content = JSON.stringify([{ name: "n", value: "x".repeat(90_000), timeMs: START_MS }]);
+    await store.publish(numbers(1, 1));
+    await store.streams.form(streamOf(store).id, LIMITS);
+    const keep = (): void => {
+      for (let n = 1; n <= 100; n += 1)
+        store.setAside.add({ atMs: n, reader: "@gone", class: "event", why: "AT0005", content });
+    };
+    await store.streams.setAside(streamOf(store).id, 1, "AT0005", START_MS, keep);
+    const kept = store.setAside.list();
+    t.ok(kept.reduce((sum, { bytes }) => sum + bytes, 0) <= MAX_ASIDE_BYTES);
+    t.equal(kept.at(-1)?.atMs, 100);
+    t.equal(store.setAside.counts.forgotten, 100 - kept.length);
+    await t.rejects(store.setAside.retry(kept[0]?.id ?? 0, START_MS), { code: "NOT_ASIDE", message: /no reader/u });
   });
 
   t.test("dates readings of before the clock was right when it is, by their age", async (t) => {
@@ -193,12 +230,16 @@ t.test("the outbox", async (t) => {
 });
 
 /** What a stream would deliver from here on: values, and readings in gaps. */
-async function drain(store: Store, id: number): Promise<{ values: number[]; lost: number; gaps: number }> {
+async function drain(
+  store: Store,
+  id: number,
+  limits = LIMITS,
+): Promise<{ values: number[]; lost: number; gaps: number }> {
   const values: number[] = [];
   let lost = 0;
   let gaps = 0;
   for (;;) {
-    await store.streams.form(id, LIMITS);
+    await store.streams.form(id, limits);
     const formed = store.streams.formed(id);
     if (formed.length === 0) return { values, lost, gaps };
     for (const { seq } of formed) {
@@ -279,6 +320,120 @@ t.test("a full outbox", async (t) => {
     t.equal(values.length + lost, 20_000);
     t.ok(lost > 0);
   });
+});
+
+t.test("a class of the outbox", async (t) => {
+  t.test("takes no more than its share, and leaves the others alone", async (t) => {
+    const space = { maxBytes: 4 << 20, minFreeBytes: 0, shares: { measurement: 0.25 } };
+    const store = await open(t, tempFolder(t), { space });
+    for (let n = 0; n < 40_000; n += 500) await store.publish(numbers(n + 1, n + 500));
+    for (let n = 0; n < 40_000; n += 500)
+      await store.publish(Array.from({ length: 500 }, (_, index) => reading(n + index, "event")));
+    const events = await drain(store, streamOf(store, "@grower", "event").id, { maxReadings: 1000, maxBytes: 100_000 });
+    t.match(events, { values: { length: 40_000 }, lost: 0 }, "room enough for the others");
+    const used = store.health.usedBytes;
+    t.ok(used < (1 << 20) * 1.5, `${used} bytes are measurements`);
+    const measured = await drain(store, streamOf(store).id);
+    t.equal(measured.values.length + measured.lost, 40_000);
+    t.ok(measured.lost > 0 && measured.values.length > 10_000, `${measured.values.length} are kept`);
+    t.equal(store.health.evicted, measured.lost);
+  });
+
+  t.test("gives up what is older than its age, wholly, by the time that never goes back", async (t) => {
+    const time = new ManualTime();
+    const store = await open(t, tempFolder(t), { time, maxAgeMs: { measurement: 3_600_000 } });
+    const { id } = streamOf(store);
+    await store.publish(numbers(1, 10));
+    await store.streams.form(id, { maxReadings: 5, maxBytes: 100_000 });
+    time.ms += 1_800_000;
+    await store.publish(numbers(11, 15));
+    await store.publish([reading(1, "event")]);
+    time.ms += 1_700_000;
+    await store.maintain();
+    t.equal(store.health.expired, 0, "not before their time");
+    time.ms += 200_000;
+    await store.maintain();
+    t.equal(store.health.expired, 10);
+    await store.streams.form(id, LIMITS);
+    t.match(contentOf(store, id, 2), {
+      gap: { fromSeq: 1, toSeq: 2, readings: 10, timeFrom: START_MS, timeTo: START_MS, reason: "too-old" },
+    });
+    await store.streams.form(id, LIMITS);
+    t.same(contentOf(store, id, 3), [11, 12, 13, 14, 15]);
+    t.match(await drain(store, streamOf(store, "@grower", "event").id), { values: [1], lost: 0 });
+  });
+
+  t.test("gives up readings without a date when their whole boot is too old", async (t) => {
+    const folder = tempFolder(t);
+    const time = new ManualTime();
+    time.known = false;
+    const first = await open(t, folder, { time, maxAgeMs: { measurement: 3_600_000 } });
+    await first.publish(numbers(1, 3));
+    await first.close();
+    time.boot = "0".repeat(31) + "2";
+    time.known = true;
+    const second = await open(t, folder, { time, maxAgeMs: { measurement: 3_600_000 } });
+    await second.publish(numbers(4, 5));
+    time.ms += 3_500_000;
+    await second.maintain();
+    t.equal(second.health.expired, 0);
+    time.ms += 200_000;
+    await second.maintain();
+    t.equal(second.health.expired, 5);
+    t.match(await drain(second, streamOf(second).id), { values: [], lost: 5 });
+  });
+
+  t.test("of answers is bounded too, the oldest go, and what was done is known all the same", async (t) => {
+    const store = await open(t, tempFolder(t), { space: { maxBytes: 2 << 20, minFreeBytes: 0 } });
+    const body = { text: "x".repeat(10_000) };
+    for (let n = 0; n < 100; n += 1) {
+      const id = String(n);
+      await store.ledger.accept({ caller: "@boss", id, detail: null, acceptedMs: 1, expiresMs: 2 });
+      await store.ledger.finish(
+        "@boss",
+        id,
+        { n },
+        { to: "@boss", name: `success.${n}`, body, sealed: true, expiresMs: 9 },
+      );
+    }
+    const pending = store.answers.pending();
+    t.ok(pending.length >= 10 && pending.length < 30, `${pending.length} of 100 wait`);
+    t.equal(pending.at(-1)?.name, "success.99");
+    t.match(store.ledger.find("@boss", "0"), { state: "done", answer: { n: 0 } });
+  });
+
+  t.test("of answers gives way to alarms, and drives out measurements", async (t) => {
+    const space = { maxBytes: 1 << 20, minFreeBytes: 0, shares: { answer: 1 } };
+    const store = await open(t, tempFolder(t), { space });
+    const put = (n: number): Promise<void> =>
+      store.answers.put({ to: "@boss", name: `a.${n}`, body: { text: "x".repeat(8_000) }, sealed: true, expiresMs: 9 });
+    await store.publish(numbers(1, 10_000));
+    for (let n = 0; n < 200; n += 1) await put(n);
+    t.ok(store.health.evicted > 0);
+    t.ok(store.health.usedBytes <= space.maxBytes);
+    const alarm = (n: number): Reading => ({ name: "n", value: `${n} ${"!".repeat(4000)}`, class: "alarm" });
+    for (let n = 0; n < 400; n += 1) await store.publish([alarm(n)]);
+    t.equal(store.answers.pending().length, 0);
+    const before = store.health.answersDropped;
+    await put(201);
+    t.ok(store.health.answersDropped > before || store.answers.pending().length === 1);
+    t.ok(store.health.usedBytes <= space.maxBytes + 65_536);
+  });
+});
+
+t.test("space that is free goes back to the file system", async (t) => {
+  const folder = tempFolder(t);
+  const store = await open(t, folder, { walLimitBytes: 200_000 });
+  const long = { name: "n", value: "x".repeat(500) };
+  for (let n = 0; n < 12_000; n += 1_000) await store.publish(Array.from({ length: 1_000 }, () => long));
+  await store.flush();
+  const full = statSync(join(folder, "outbox.db")).size;
+  t.ok(full > 4 << 20, `${full} bytes`);
+  await drain(store, streamOf(store).id, { maxReadings: 1000, maxBytes: 1_000_000 });
+  await store.maintain();
+  await store.close();
+  const after = statSync(join(folder, "outbox.db")).size;
+  t.ok(after < 2.5 * (1 << 20), `${after} bytes are left of ${full}`);
 });
 
 t.test("the identity of an outbox", async (t) => {

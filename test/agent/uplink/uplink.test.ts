@@ -204,8 +204,16 @@ t.test("the uplink", async (t) => {
     const { values, lost } = reader.got("measurement");
     t.equal(values.length + lost, 20);
     t.equal(lost, 10, "its whole message");
-    t.match(made.store?.streams.aside(), [{ why: /AT0005/u }]);
+    t.match(made.store?.setAside.list(), [{ why: /AT0005/u }]);
     t.match(part(made, "reader.@grower"), { state: "ok", counters: { aside: 1 } });
+
+    made.trouble = () => undefined;
+    await made.store?.setAside.retry(1, made.clock.now());
+    made.uplink?.nudge();
+    await made.pass(100_000);
+    t.equal(reader.got("measurement").values.length, 20, "sent once more by hand, it comes");
+    t.match(made.store?.setAside.list(), []);
+    t.equal(made.store?.streams.formed(1).length, 0);
   });
 
   t.test("begins a new life when the reader has more than was ever sent", async (t) => {
