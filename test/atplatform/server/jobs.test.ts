@@ -1,5 +1,6 @@
 import { generateKeyPairSync, sign } from "node:crypto";
 import t from "tap";
+import { compactLogs } from "../../../atplatform/server/jobs.js";
 import { systemClock } from "../../../core/clock.js";
 import type { WireClient } from "../../fixtures/wire-client.js";
 import { wirePattern } from "../../fixtures/wire-pattern.js";
@@ -90,6 +91,38 @@ t.test("jobs", async (t) => {
     t.equal(await A.data(`notify:status:${id}`), "expired");
     t.equal(await A.data("notify:list:gone"), "null");
   });
+});
+
+t.test("3.22: stats 12 to 14 tell what the jobs that keep the logs short did last", async (t) => {
+  await using world = await WireWorld.open(t.testdir(), { settings });
+  await world.add("@alice");
+  await world.activate("@alice");
+  const A = await world.pkam("@alice");
+  const [server] = world.platform.servers;
+  if (!server) throw new Error("no server");
+  const last = async (id: number): Promise<unknown> => {
+    const [stat] = JSON.parse(await A.data(`stats:${id}`)) as { value: string }[];
+    return JSON.parse(stat?.value ?? "");
+  };
+  const counts = (before: number, after: number): object => ({
+    lastCompactionRun: /^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}Z$/u,
+    compactionDurationInMills: /^\d+$/u,
+    preCompactionEntriesCount: String(before),
+    postCompactionEntriesCount: String(after),
+    deletedKeysCount: String(before - after),
+  });
+  for (const id of [12, 13, 14]) t.same(await last(id), {}, "not yet");
+  for (let n = 0; n < 5; n += 1) await A.data("update:same.wavi@alice v");
+  for (let n = 0; n < 3; n += 1) await A.data(`notify:id:n${n}:ttln:1:@alice:n${n}.wavi@alice:v`);
+  await A.data("notify:@alice:stays.wavi@alice:v");
+  await eventually(A, "notify:status:n2", "data:expired\n@alice@");
+  await compactLogs(server.services);
+  t.match(await last(12), { atCompactionType: "AtCommitLog", ...counts(2 + 5, 2 + 1) });
+  t.match(await last(13), { atCompactionType: "AtAccessLog", ...counts(1, 1) });
+  t.match(await last(14), { atCompactionType: "AtNotificationKeystore", ...counts(4, 1) });
+  await A.data("update:same.wavi@alice v");
+  await compactLogs(server.services);
+  t.match(await last(12), counts(2 + 2, 2 + 1), "since the run before");
 });
 
 t.test("enrolments", async (t) => {

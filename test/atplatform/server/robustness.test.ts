@@ -2,14 +2,13 @@ import { join } from "node:path";
 import { connect } from "node:tls";
 import { existsSync } from "node:fs";
 import { copyFile, mkdir, writeFile } from "node:fs/promises";
-import { setFlagsFromString } from "node:v8";
-import { runInNewContext } from "node:vm";
 import fc from "fast-check";
 import t from "tap";
 import { CommandFramer } from "../../../atplatform/server/command-framer.js";
 import { compileClientRegex } from "../../../atplatform/server/client-regex.js";
 import { DevCa } from "../../../atplatform/server/dev-ca.js";
 import { systemClock } from "../../../core/clock.js";
+import { heldBytes } from "../../fixtures/held-bytes.js";
 import { WireClient } from "../../fixtures/wire-client.js";
 import { WireWorld } from "../../fixtures/wire-world.js";
 
@@ -109,18 +108,6 @@ t.test("an idle connection ends, one that is logged in does not", async (t) => {
   t.equal(await U.chunk(), "{close}");
   t.equal(await A.ask("noop:0"), "data:ok\n@alice@");
 });
-
-/** Bytes that are in use once all garbage has gone, what buffers leave for a later turn included. */
-async function heldBytes(): Promise<number> {
-  setFlagsFromString("--expose_gc");
-  const collect = runInNewContext("gc") as () => void;
-  for (let round = 0; round < 3; round += 1) {
-    collect();
-    await new Promise(setImmediate);
-  }
-  const { heapUsed, arrayBuffers } = process.memoryUsage();
-  return heapUsed + arrayBuffers;
-}
 
 t.test("a slow reader of notifications costs no memory, and misses none", async (t) => {
   await using world = await WireWorld.open(t.testdir(), { settings });
