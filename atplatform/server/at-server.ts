@@ -7,6 +7,7 @@ import { ChildSignal, Scope, TaskGroup, type Disposable } from "../../core/scope
 import { signText } from "../crypto/signatures.js";
 import type { AtSign } from "../protocol/at-sign.js";
 import type { TlsChannel } from "../transport/tls-channel.js";
+import { Compactions } from "./compactions.js";
 import { ConnectionSet } from "./connection-set.js";
 import { Connection } from "./connection.js";
 import { Cookies } from "./cookies.js";
@@ -130,6 +131,7 @@ export class AtServer implements Disposable {
       startedMs: clock.monotonicMs(),
       enrollments: new EnrollmentStore(db),
       visits: new Visits(db, clock),
+      compactions: new Compactions(clock),
       throttle: new FailureThrottle(clock),
       passcodes: new PasscodeStore(db),
       enrollLimit: new RateLimit(clock, {

@@ -12,7 +12,7 @@ export async function runJobs(services: Services, signal: AbortSignal): Promise<
   const { settings } = services;
   await Promise.all([
     every(settings.expiryJobMs, () => expireKeys(services), services, signal),
-    every(settings.notificationJobMs, () => tidyNotifications(services), services, signal),
+    every(settings.notificationJobMs, () => compactLogs(services), services, signal),
     every(settings.refreshJobMs, () => refreshCopies(services), services, signal),
   ]);
 }
@@ -61,9 +61,34 @@ function expireEnrollments({ self, clock, enrollments, passcodes, keys }: Servic
   }
 }
 
-async function tidyNotifications({ clock, commits, notifications, visits }: Services): Promise<void> {
-  await visits.save(commits);
-  while ((await commits.write(() => notifications.expire(clock.now()), "crash")) > 0);
+/** Keeps the logs short. That of changes is so already: a change takes the place of the one before of its key. */
+export async function compactLogs({
+  clock,
+  commits,
+  compactions,
+  keys,
+  notifications,
+  visits,
+}: Services): Promise<void> {
+  await compactions.run(
+    "AtCommitLog",
+    () => keys.takeSuperseded(),
+    () => keys.logSize,
+  );
+  await compactions.run(
+    "AtAccessLog",
+    () => visits.save(commits),
+    () => visits.size,
+  );
+  const expire = async (): Promise<number> => {
+    let all = 0;
+    for (;;) {
+      const expired = await commits.write(() => notifications.expire(clock.now()), "crash");
+      if (expired === 0) return all;
+      all += expired;
+    }
+  };
+  await compactions.run("AtNotificationKeystore", expire, () => notifications.size);
 }
 
 /** Fetches the copies whose time has come; those that are gone go, others that cannot be read stay (spec 5.6). */

@@ -2,6 +2,7 @@ import type { Clock } from "../../core/clock.js";
 import type { GroupCommit } from "../../core/group-commit.js";
 import type { Log } from "../../core/log.js";
 import type { AtSign } from "../protocol/at-sign.js";
+import type { Compactions } from "./compactions.js";
 import type { ConnectionSet } from "./connection-set.js";
 import type { Cookies } from "./cookies.js";
 import type { Delivery } from "./delivery.js";
@@ -43,6 +44,7 @@ export interface Services {
   readonly cache: Cache;
   readonly delivery: Delivery;
   readonly visits: Visits;
+  readonly compactions: Compactions;
   readonly throttle: FailureThrottle;
   readonly passcodes: PasscodeStore;
   readonly passcodeGuard: PasscodeGuard;

@@ -44,17 +44,23 @@ export class Visits {
     return rows.map(({ name, count }) => [name, count] as const);
   }
 
-  async save(commits: GroupCommit): Promise<void> {
-    if (this.#pending.size === 0) return;
+  /** Rows. */
+  get size(): number {
+    return this.#db.prepare<[], number>("SELECT count(*) FROM visit").pluck().get() ?? 0;
+  }
+
+  /** Gives how many rows went to keep the rest few. */
+  async save(commits: GroupCommit): Promise<number> {
+    if (this.#pending.size === 0) return 0;
     const pending = [...this.#pending.values()];
     this.#pending.clear();
-    await commits.write(() => {
+    return await commits.write(() => {
       const add = this.#db.prepare(`INSERT INTO visit (kind, name, count) VALUES (?, ?, ?)
         ON CONFLICT (kind, name) DO UPDATE SET count = count + excluded.count`);
       for (const { kind, name, count } of pending) add.run(kind, name, count);
       const trim = this.#db.prepare(`DELETE FROM visit WHERE kind = ? AND name IN
         (SELECT name FROM visit WHERE kind = ? ORDER BY count DESC LIMIT -1 OFFSET ${MAX_ROWS})`);
-      for (const kind of ["atSign", "key"]) trim.run(kind, kind);
+      return trim.run("atSign", "atSign").changes + trim.run("key", "key").changes;
     }, "crash");
   }
 }

@@ -52,10 +52,12 @@ export class KeyStore {
   readonly #unlog: Statement<[string], { commitId: number }>;
   readonly #setFloor: Statement<[string]>;
   readonly #last: Statement<[], { id: number | null }>;
+  readonly #logSize: Statement<[], number>;
   readonly #changes: Statement<[number], ChangeRow>;
   readonly #newestFirst: Statement<[], ChangeRow>;
   readonly #expired: Statement<[number, number], { name: string }>;
   readonly #due: Statement<[number, number, number], { name: string }>;
+  #supersededBefore = 0;
 
   constructor(db: Db) {
     this.#get = db.prepare("SELECT name, value, metadata FROM key WHERE name = ?");
@@ -77,6 +79,7 @@ export class KeyStore {
     this.#unlog = db.prepare("DELETE FROM commit_log WHERE name = ? RETURNING commit_id AS commitId");
     this.#setFloor = db.prepare(`INSERT OR REPLACE INTO setting (name, value) VALUES ('${NEXT_COMMIT_ID}', ?)`);
     this.#last = db.prepare("SELECT max(commit_id) AS id FROM commit_log");
+    this.#logSize = db.prepare<[], number>("SELECT count(*) FROM commit_log").pluck();
     const changes = `SELECT commit_id AS commitId, commit_log.name AS name, operation, value, metadata
       FROM commit_log LEFT JOIN key ON key.name = commit_log.name`;
     this.#changes = db.prepare(`${changes} WHERE commit_id > ? ORDER BY commit_id`);
@@ -134,6 +137,19 @@ export class KeyStore {
   /** -1 when nothing was ever logged. */
   get lastCommitId(): number {
     return this.#last.get()?.id ?? NOT_COMMITTED;
+  }
+
+  /** Entries of the log. */
+  get logSize(): number {
+    return this.#logSize.get() ?? 0;
+  }
+
+  /** How many entries later ones have taken the place of since it was asked last, at first: ever. */
+  takeSuperseded(): number {
+    const superseded = this.#nextCommitId() - this.logSize;
+    const fresh = superseded - this.#supersededBefore;
+    this.#supersededBefore = superseded;
+    return fresh;
   }
 
   /** One a key, in order, after a commit id. Do not write while iterating. */

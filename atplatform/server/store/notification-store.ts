@@ -181,6 +181,10 @@ export class NotificationStore {
     return this.#expire.run(nowMs).changes;
   }
 
+  get size(): number {
+    return this.#db.prepare<[], number>("SELECT count(*) FROM notification").pluck().get() ?? 0;
+  }
+
   /** How many there are by a column, for `stats:11`. */
   countBy(column: "type" | "status" | "operation" | "message_type"): ReadonlyMap<string, number> {
     const rows = this.#db.prepare(`SELECT ${column} AS name, count(*) AS count FROM notification GROUP BY 1`).all();

@@ -33,9 +33,9 @@ const STATS: readonly (readonly [id: number, name: string, value: (asked: Asked)
   [9, "diskSize", ({ services }) => JSON.stringify(inUnits(services.storageBytes()))],
   [10, "LastPkam", lastLogin],
   [11, "NotificationCount", ({ services }) => JSON.stringify(notificationCounts(services))],
-  [12, "CommitLogCompactionStats", () => "{}"],
-  [13, "AccessLogCompactionStats", () => "{}"],
-  [14, "NotificationCompactionStats", () => "{}"],
+  [12, "CommitLogCompactionStats", ({ services }) => services.compactions.textOf("AtCommitLog")],
+  [13, "AccessLogCompactionStats", ({ services }) => services.compactions.textOf("AtAccessLog")],
+  [14, "NotificationCompactionStats", ({ services }) => services.compactions.textOf("AtNotificationKeystore")],
   [15, "LatestCommitEntryOfEachKey", latestEntries],
 ];
 
