@@ -21,7 +21,8 @@ import { BenchWire } from "../fixtures/bench/wire.js";
 
 const WORKERS = 8;
 const KEYS_EACH = 25;
-const ARRIVAL_MS = 90_000;
+/** One that has not come when none has come for so long is lost; until then it is in a queue. */
+const NOTHING_COMES_MS = 60_000;
 /** What SQLite, the heap and fragmentation may still take: a leak of the load above is far larger in 8 minutes. */
 const GROWTH_BYTES = 8 << 20;
 
@@ -244,8 +245,8 @@ async function soak(seconds: number): Promise<void> {
     ...[...alice.accepted].filter((id) => !bob.seen.has(id)),
     ...[...bob.accepted].filter((id) => !alice.seen.has(id)),
   ];
-  const endMs = performance.now() + ARRIVAL_MS;
-  while (missing().length > 0 && performance.now() < endMs) await sleep(200);
+  const tookMs = await untilNoneCome(() => missing().length);
+  const fates = await fatesOf(missing().slice(0, 10), [alice, bob]);
   stop.abort();
   await Promise.all(watching);
   await sleep(2_000);
@@ -256,7 +257,12 @@ async function soak(seconds: number): Promise<void> {
   const opened = moreThan(filesBefore, openFiles(b.pid));
   report(run.faults.length === 0, `${run.counts.checks} looks at records, ${run.faults.length} lost or wrong`);
   for (const fault of run.faults.slice(0, 10)) process.stdout.write(`      ${fault}\n`);
-  report(missing().length === 0, `${alice.accepted.size + bob.accepted.size} notifications, ${missing().length} lost`);
+  const sent = alice.accepted.size + bob.accepted.size;
+  report(
+    missing().length === 0,
+    `${sent} notifications, ${missing().length} lost; the last came ${(tookMs / 1000).toFixed(0)} s after the load`,
+  );
+  for (const fate of fates) process.stdout.write(`      ${fate}\n`);
   report(
     growth <= GROWTH_BYTES,
     `RSS grew by ${(growth / 1e6).toFixed(1)} MB to ${(median(settled.slice(-quarter)) / 1e6).toFixed(1)} MB`,
@@ -267,6 +273,32 @@ async function soak(seconds: number): Promise<void> {
   await Promise.all([a.stop(), b.stop()]);
   await rm(folder, { recursive: true, force: true });
   process.exit();
+}
+
+/** How long it took until all have come, or none comes any more. */
+async function untilNoneCome(missing: () => number): Promise<number> {
+  const startMs = performance.now();
+  let [left, lastMs] = [missing(), startMs];
+  while (left > 0 && performance.now() - lastMs < NOTHING_COMES_MS) {
+    await sleep(1_000);
+    const now = missing();
+    if (now < left) lastMs = performance.now();
+    left = now;
+  }
+  return lastMs - startMs;
+}
+
+/** What their senders' servers say became of notifications. */
+async function fatesOf(ids: readonly string[], sides: readonly Side[]): Promise<readonly string[]> {
+  const fates: string[] = [];
+  for (const side of sides) {
+    const own = ids.filter((id) => side.accepted.has(id));
+    if (own.length === 0) continue;
+    const wire = await BenchWire.owner(side.port, side.caPem, side.atSign);
+    for (const id of own) fates.push(`${side.atSign}: ${(await wire.ask(`notify:fetch:${id}`)).trim()}`);
+    wire.socket.destroy();
+  }
+  return fates;
 }
 
 /** The connections that the two atServers keep to one another are there before files are counted. */
