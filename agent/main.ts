@@ -153,12 +153,12 @@ function joinParts({ config, load, keys, store, client, clock, log, group, versi
     clock,
     log: log.child({ part: "drivers" }),
   });
-  let policy = new Policy(config.allow);
+  let policy = new Policy(config.allow, { device, clock });
   const live = new LiveConfig({
     config,
     load,
     async apply(next) {
-      policy = new Policy(next.allow);
+      policy = new Policy(next.allow, { device, clock }, policy);
       trust.configure(configuredPins(next));
       log.setLevel(next.logLevel);
       await drivers.configure(next.driver.map(anyConfiguredDriver), new Set());

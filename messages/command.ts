@@ -12,6 +12,8 @@ export interface CommandStatement {
   readonly target: string;
   readonly command: string;
   readonly args: JsonObject;
+  /** Everything is checked and nothing is done; left out: false. */
+  readonly dryRun?: boolean;
   /** Names this command for ever: the same id from the same caller never acts twice. */
   readonly id: string;
   readonly issuedAt: number;
@@ -36,13 +38,16 @@ export const REFUSAL_REASONS = [
   "too-long-lived", // expiresAt is too far after issuedAt
   "before-ledger", // issued before the device's ledger began, so a repeat could not be told
   "id-reused", // the id was used before, for another command
-  "not-allowed", // the policy does not allow this target and command
+  "not-allowed", // the policy does not allow this target and command, or these arguments
+  "not-now", // the policy allows it at other hours
+  "too-often", // the policy allows no more of it for now
   "unknown-target", // no driver of this name
   "unknown-command", // the driver has no such command
   "bad-args", // the arguments do not fit the command
   "busy", // too much is waiting already
   "no-ledger", // the ledger cannot be written, and the command is not idempotent
   "no-time", // the device does not know the time yet
+  "cancelled", // its caller gave it up before it was begun
   "driver-down", // the driver is not open; nothing was done
   "refused", // the driver refused; nothing was done
 ] as const;
@@ -65,13 +70,14 @@ export const MAX_COMMAND_LIFETIME_MS = 24 * 3600 * 1000;
 export const MAX_CLOCK_SKEW_MS = 30_000;
 
 const TYP = "atedge-cmd/1";
-const MEMBERS = ["typ", "from", "to", "device", "target", "command", "args", "id", "issuedAt", "expiresAt"];
+const MEMBERS = ["typ", "from", "to", "device", "target", "command", "args", "id", "issuedAt", "expiresAt", "dryRun"];
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/u;
 
 /** Payload of an AtRpc request. @throws {SyntaxInvalid} when the statement is not one that a device would read. */
 export function signCommand(statement: CommandStatement, privateKey: KeyObject): Envelope {
-  const { from, to, device, target, command, args, id, issuedAt, expiresAt } = statement;
-  const body = { typ: TYP, from, to, device, target, command, args, id, issuedAt, expiresAt };
+  const { from, to, device, target, command, args, id, issuedAt, expiresAt, dryRun } = statement;
+  const times = { issuedAt, expiresAt, ...(dryRun && { dryRun }) };
+  const body = { typ: TYP, from, to, device, target, command, args, id, ...times };
   parseStatement(new JsonField(body, "command").object());
   return signText(JSON.stringify(body), privateKey);
 }
@@ -110,6 +116,7 @@ export interface PlainCommand {
   readonly target: string;
   readonly command: string;
   readonly args: JsonObject;
+  readonly dryRun?: boolean;
 }
 
 /** @throws {CommandRejected} "malformed" */
@@ -151,6 +158,7 @@ function parseAction(fields: JsonFields): PlainCommand {
     target: fields.at("target").text(nameLimits),
     command: fields.at("command").text(nameLimits),
     args: fields.optional("args")?.object().object ?? {},
+    ...(fields.optional("dryRun")?.boolean() && { dryRun: true }),
   };
 }
 

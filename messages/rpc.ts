@@ -22,7 +22,7 @@ export interface RpcAnswer {
 }
 
 /** Why a command that was begun has no result. */
-export const ERROR_REASONS = ["failed", "unknown-outcome", "deadline"] as const;
+export const ERROR_REASONS = ["failed", "unknown-outcome", "deadline", "cancelled"] as const;
 
 export const MAX_ANSWER_TEXT = 1024;
 const ANSWER_TYPES = ["ack", "nack", "success", "error"] as const;

@@ -3,6 +3,7 @@ import { parse as parseToml, TomlError } from "smol-toml";
 import * as v from "valibot";
 import { EdgeError } from "../../core/errors.js";
 import { allDriverSchemas, type AnyDriverConfig } from "../driver-kinds.js";
+import { globOf } from "../control/glob.js";
 import { nearest } from "./nearest.js";
 import { agentSchema, type AgentFile, type AllowConfig, type ReaderConfig } from "./schema.js";
 import { describe, entriesOf, isTable, itemOf, recordValueOf, schemaAt } from "./schema-walk.js";
@@ -164,7 +165,6 @@ function duplicates(raw: unknown): Fault[] {
   const once = [
     { list: "driver", key: "id", text: "is the id of another driver too" },
     { list: "reader", key: "atsign", text: "has a [[reader]] already" },
-    { list: "allow", key: "atsign", text: "has an [[allow]] already; put its commands together" },
   ];
   return once.flatMap(({ list, key, text }) => {
     const seen = new Set<string>();
@@ -183,21 +183,21 @@ function duplicates(raw: unknown): Fault[] {
 
 /** A peer has one key, whatever it is here for. */
 function pinConflicts({ reader, allow }: AgentFile): Fault[] {
-  const pins = new Map(reader.map(({ atsign, key }) => [atsign, key]));
+  const pins = new Map(reader.map(({ atsign, key }) => [atsign as string, { key, table: "reader" }]));
   return allow.flatMap(({ atsign, key }, at) => {
     const other = pins.get(atsign);
-    if (key === undefined || other === undefined || key === other) return [];
-    return [{ path: formatPath(["allow", at, "key"]), text: `the [[reader]] ${atsign} has another key` }];
+    if (key !== undefined && other?.key === undefined) pins.set(atsign, { key, table: "allow" });
+    if (key === undefined || other?.key === undefined || key === other.key) return [];
+    return [{ path: formatPath(["allow", at, "key"]), text: `the [[${other.table}]] ${atsign} has another key` }];
   });
 }
 
 function warningsOf(config: AgentConfig): Fault[] {
   const ids = config.driver.map(({ id }) => id);
-  const targets = new Set([...ids, "agent", "*"]);
   const warnings = config.allow.flatMap(({ commands }, at) =>
     commands.flatMap((pattern, index) => {
       const [target = ""] = pattern.split("/");
-      if (targets.has(target)) return [];
+      if (["agent", "*"].includes(target) || ids.some(globOf(target))) return [];
       const guess = nearest(target, ids);
       const hint = guess === undefined ? "" : `; did you mean ${guess}?`;
       return [
@@ -205,6 +205,12 @@ function warningsOf(config: AgentConfig): Fault[] {
       ];
     }),
   );
+  for (const [at, { atsign }] of config.allow.entries())
+    if (atsign.includes("*"))
+      warnings.push({
+        path: formatPath(["allow", at, "atsign"]),
+        text: `whoever gets a name like ${atsign} is let in`,
+      });
   if (config.reader.length === 0)
     warnings.push({ path: "reader", text: "nobody reads: readings are taken and go nowhere" });
   return warnings;

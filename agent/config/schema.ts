@@ -2,12 +2,15 @@ import * as v from "valibot";
 import { parseAtSign } from "../../atplatform/protocol/at-sign.js";
 import { parseDirectoryAddress } from "../../atplatform/transport/directory.js";
 import { driverId } from "../../drivers/config-parts.js";
+import { SyntaxInvalid } from "../../core/errors.js";
 import { parseDevice, parseNamespace } from "../../messages/names.js";
 import { parseFingerprint } from "../../messages/pins.js";
 import { parseConsumer } from "../../messages/receipt.js";
+import { parseHours, parseTimeZone } from "../control/hours.js";
 import { parseWith } from "./parse-with.js";
 
-const COMMAND_PATTERN = /^(?:\*|[A-Za-z0-9][A-Za-z0-9._-]{0,63})\/(?:\*|[A-Za-z0-9][A-Za-z0-9._-]{0,63})$/u;
+const COMMAND_PATTERN = /^[A-Za-z0-9*][A-Za-z0-9._*-]{0,63}\/[A-Za-z0-9*][A-Za-z0-9._*-]{0,63}$/u;
+const DEVICE_PATTERN = /^[a-z*][a-z0-9*-]{0,29}$/u;
 
 const atSign = (description: string, example: string) =>
   v.pipe(
@@ -60,9 +63,45 @@ const reader = v.pipe(
   v.description("An atSign that gets the readings. One table each."),
 );
 
+/** `rules`, an atSign, or one with a `*` for any text. */
+function parseAllowed(text: string): string {
+  if (text === "rules") return text;
+  if (!text.includes("*")) return parseAtSign(text);
+  // Whoever can get a name that fits is let in, so it has to say something.
+  if (text.replaceAll(/[@*]/gu, "").length < 3) throw new SyntaxInvalid("expected at least 3 letters beside the *");
+  parseAtSign(text.replaceAll("*", "x"));
+  const lower = text.toLowerCase().replaceAll(".", "");
+  return lower.startsWith("@") ? lower : `@${lower}`;
+}
+
+const argument = v.strictObject({
+  min: v.optional(v.number()),
+  max: v.optional(v.number()),
+  enum: v.optional(v.pipe(v.array(v.union([v.string(), v.number(), v.boolean()])), v.minLength(1))),
+  pattern: v.optional(v.pipe(v.string(), v.maxLength(200), parseWith(parsePattern, "expected a regular expression"))),
+  required: v.optional(v.boolean(), false),
+});
+
+function parsePattern(text: string): string {
+  new RegExp(`^(?:${text})$`, "u").test("");
+  return text;
+}
+
+function checkedHours(text: string): string {
+  parseHours(text);
+  return text;
+}
+
 const allow = v.pipe(
   v.strictObject({
-    atsign: atSign("Who may send the commands below: an exact name.", "@grower"),
+    atsign: v.pipe(
+      v.string(),
+      v.description(
+        "Who may send the commands below: an atSign; a pattern such as `@site-*`, and then everybody who gets such a name; or `rules`, the `[[rule]]` tables of this file.",
+      ),
+      v.examples(["@grower"]),
+      parseWith(parseAllowed),
+    ),
     key: v.optional(
       v.pipe(
         pin,
@@ -72,12 +111,57 @@ const allow = v.pipe(
       ),
     ),
     commands: v.pipe(
-      v.array(v.pipe(v.string(), v.regex(COMMAND_PATTERN, "expected target/command, where either may be *"))),
+      v.array(v.pipe(v.string(), v.regex(COMMAND_PATTERN, "expected target/command, where * stands for any text"))),
       v.minLength(1),
       v.description(
-        "What the caller may do, as `target/command`; the target is a driver's id, and either part may be `*`.",
+        "What the caller may do, as `target/command`, where `*` stands for any text. The target is a driver's id, or `agent` for the agent itself, which no `*` stands for.",
       ),
       v.examples([["vent/*", "lamp/set"]]),
+    ),
+    devices: v.optional(
+      v.pipe(
+        v.array(v.pipe(v.string(), v.regex(DEVICE_PATTERN, "expected a device's name, where * stands for any text"))),
+        v.minLength(1),
+        v.description("Devices that this table counts for, where `*` stands for any text. Left out: every one."),
+        v.examples([["north", "gh-*"]]),
+      ),
+    ),
+    args: v.optional(
+      v.pipe(
+        v.record(v.string(), argument),
+        v.description(
+          "Limits of arguments by name, each a table of `min`, `max`, `enum`, `pattern` (of the whole text) and `required`. They stand beside those of the driver.",
+        ),
+        v.examples([{ percent: { min: 0, max: 60, required: true } }]),
+      ),
+    ),
+    hours: v.optional(
+      v.pipe(
+        v.array(v.pipe(v.string(), parseWith(checkedHours))),
+        v.minLength(1),
+        v.description("When: `06:00-20:00`, `mon-fri 08:00-18:00`, `sat,sun 22:00-04:00`. Left out: at any hour."),
+        v.examples([["mon-fri 06:00-20:00"]]),
+      ),
+    ),
+    timeZone: v.optional(
+      v.pipe(
+        v.string(),
+        parseWith(parseTimeZone),
+        v.description(
+          "Whose clock `hours` go by: `local` is the machine's, or `UTC`, or a name such as `Europe/Berlin`.",
+        ),
+      ),
+      "local",
+    ),
+    rate: v.optional(
+      v.pipe(
+        v.strictObject({
+          max: v.pipe(integer(1, 1_000_000), v.description("Most commands."), v.examples([10])),
+          perMs: v.pipe(integer(1000, 31 * 86_400_000), v.description("In how long."), v.examples([60_000])),
+        }),
+        v.description("At most `max` commands by this table in `perMs`, counted a caller, since the agent's start."),
+        v.examples([{ max: 10, perMs: 60_000 }]),
+      ),
     ),
     unsigned: v.optional(
       v.pipe(
@@ -87,7 +171,14 @@ const allow = v.pipe(
       false,
     ),
   }),
-  v.description("An atSign that may send commands. Nothing is allowed that is not listed."),
+  v.partialCheck(
+    [["atsign"], ["key"], ["unsigned"]],
+    ({ atsign, key, unsigned }) => (key === undefined && !unsigned) || /^@[^*]+$/u.test(atsign),
+    "expected one atSign's name beside key or unsigned, no pattern",
+  ),
+  v.description(
+    "An atSign that may send commands. Nothing is allowed that is not listed. Several tables may name the same one: what one of them allows is allowed.",
+  ),
 );
 
 const driver = v.pipe(

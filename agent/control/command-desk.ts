@@ -163,8 +163,14 @@ export class CommandDesk {
   }
 
   async #answerQueued({ asked, decision, outcome }: Queued, startMs: number, signal: AbortSignal): Promise<void> {
-    const { reqId } = asked;
+    const { reqId, id } = asked;
     switch (decision.action) {
+      case "dry-run":
+        this.counters.add("dryRuns");
+        await this.#send(
+          answerTo(reqId, asked, { type: "success", payload: { id, result: { dryRun: true } }, message: null }),
+        );
+        return;
       case "run":
         if (outcome) await this.#answerWhenDone(asked, outcome, startMs);
         return;

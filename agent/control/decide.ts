@@ -21,6 +21,8 @@ export interface Circumstances {
 
 export type Decision =
   | { readonly action: "run"; readonly description: CommandDescription }
+  /** It would have been run. */
+  | { readonly action: "dry-run" }
   /** It was carried out before: the same answer again. */
   | { readonly action: "repeat"; readonly outcome: Outcome }
   /** Its answer comes when it is done. */
@@ -30,37 +32,40 @@ export type Decision =
 
 /** Decides about a command whose sender is certain. @throws {CommandRejected} */
 export function decide(asked: Asked, about: Circumstances): Decision {
-  const { target, command, args } = asked;
-  if (!about.caller.allows(target, command))
-    refuse("not-allowed", `${target}/${command} is not allowed to ${asked.caller}`);
+  const { target, command, args, dryRun } = asked;
+  if (!about.caller.allows(asked)) refuse("not-allowed", `${target}/${command} is not allowed to ${asked.caller}`);
 
   const { entry, underWay } = about;
   const known = entry?.digest ?? underWay;
-  if (known !== undefined && known !== digestOf(asked))
-    refuse("id-reused", "the id was used for another command before");
-  if (entry?.outcome) return { action: "repeat", outcome: entry.outcome };
-  if (underWay !== undefined) return { action: "join" };
-  if (entry) return { action: "unknown", entry };
+  if (known !== undefined && !dryRun) {
+    if (known !== digestOf(asked)) refuse("id-reused", "the id was used for another command before");
+    if (entry?.outcome) return { action: "repeat", outcome: entry.outcome };
+    if (underWay !== undefined) return { action: "join" };
+    if (entry) return { action: "unknown", entry };
+  }
 
-  checkTime(asked, about);
+  const nowMs = checkTime(asked, about);
   if (!about.commands) refuse("unknown-target", `there is no ${target}`);
   if (!about.targetIsUp) refuse("driver-down", `${target} is not connected`);
   const description = about.commands.find(({ name }) => name === command);
   if (!description) refuse("unknown-command", `${target} has no command ${command}`);
   const fault = faultOf(description.argsSchema ?? { type: "object" }, args);
   if (fault !== undefined) refuse("bad-args", fault);
-  return { action: "run", description };
+  // Last, since it counts: what would be refused anyway takes nobody's place.
+  about.caller.admit(asked, nowMs);
+  return dryRun ? { action: "dry-run" } : { action: "run", description };
 }
 
-/** Checked once more when the command's turn comes. @throws {CommandRejected} */
+/** Checked once more when the command's turn comes. @returns the time. @throws {CommandRejected} */
 export function checkTime(
   { issuedAtMs, expiresAtMs }: Asked,
   { nowMs, ledgerBornAtMs }: Pick<Circumstances, "nowMs" | "ledgerBornAtMs">,
-): void {
+): number {
   if (nowMs === undefined) refuse("no-time", "the device does not know the time yet");
   if (expiresAtMs <= nowMs) refuse("expired", `expired ${nowMs - expiresAtMs} ms ago`);
   if (ledgerBornAtMs === undefined || issuedAtMs < ledgerBornAtMs)
     refuse("before-ledger", "issued before the ledger of this device began");
+  return nowMs;
 }
 
 function refuse(...reason: ConstructorParameters<typeof CommandRejected>): never {

@@ -6,7 +6,10 @@ export interface RateLimitOptions {
   readonly perMs: number;
 }
 
-/** So many of a subject in each stretch of time. Subjects are few and known. */
+/** Subjects remembered at most; those whose stretch is over go first. */
+const MAX_SUBJECTS = 1024;
+
+/** So many of a subject in each stretch of time. */
 export class RateLimit {
   readonly #options: RateLimitOptions;
   readonly #windows = new Map<string, { readonly startMs: number; count: number }>();
@@ -17,12 +20,29 @@ export class RateLimit {
 
   /** Whether one more is within the limit. */
   take(subject: string): boolean {
-    const { clock, max, perMs } = this.#options;
-    const nowMs = clock.monotonicMs();
-    const current = this.#windows.get(subject);
-    const window = current && nowMs - current.startMs < perMs ? current : { startMs: nowMs, count: 0 };
+    const nowMs = this.#options.clock.monotonicMs();
+    const window = this.#current(subject, nowMs) ?? { startMs: nowMs, count: 0 };
+    if (window.count === 0) this.#makeRoom(nowMs);
     this.#windows.set(subject, window);
     window.count += 1;
-    return window.count <= max;
+    return window.count <= this.#options.max;
+  }
+
+  /** Whether one more would be, without counting it. */
+  hasRoom(subject: string): boolean {
+    const count = this.#current(subject, this.#options.clock.monotonicMs())?.count ?? 0;
+    return count < this.#options.max;
+  }
+
+  #current(subject: string, nowMs: number) {
+    const window = this.#windows.get(subject);
+    return window && nowMs - window.startMs < this.#options.perMs ? window : undefined;
+  }
+
+  #makeRoom(nowMs: number): void {
+    if (this.#windows.size < MAX_SUBJECTS) return;
+    for (const subject of this.#windows.keys()) if (!this.#current(subject, nowMs)) this.#windows.delete(subject);
+    const [oldest] = this.#windows.keys();
+    if (oldest !== undefined && this.#windows.size >= MAX_SUBJECTS) this.#windows.delete(oldest);
   }
 }

@@ -42,6 +42,8 @@ export interface Asked {
   readonly expiresAtMs: number;
   /** False for plain AtRpc, whose caller knows no seal. */
   readonly sealed: boolean;
+  /** Everything is checked and nothing is done. */
+  readonly dryRun: boolean;
 }
 
 export interface RequestTrust {
@@ -83,7 +85,8 @@ export class RequestReader {
     const body = opened(text, n.atKey, aesKey);
     const publicKey = await this.#vouchedKey(n.from, aesKey, signal);
     const request = parsed(() => parseRequest(body, reqId));
-    const { target, command, args, id, issuedAt, expiresAt } = await this.#verified(request, n.from, publicKey, signal);
+    const statement = await this.#verified(request, n.from, publicKey, signal);
+    const { target, command, args, id, issuedAt, expiresAt, dryRun = false } = statement;
     return {
       caller: n.from,
       reqId,
@@ -94,6 +97,7 @@ export class RequestReader {
       issuedAtMs: issuedAt,
       expiresAtMs: expiresAt,
       sealed: true,
+      dryRun,
     };
   }
 
@@ -109,6 +113,7 @@ export class RequestReader {
       caller: n.from,
       reqId,
       id: String(reqId),
+      dryRun: false,
       ...parsePlainCommand(payload),
       issuedAtMs,
       expiresAtMs,

@@ -1,6 +1,7 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
+import { agentSchema } from "../../../agent/config/schema.js";
 import { loadConfig } from "../../../agent/config/load.js";
 import { nearest } from "../../../agent/config/nearest.js";
 import { ConfigInvalid, faultLine, parseConfig } from "../../../agent/config/parse.js";
@@ -122,7 +123,7 @@ t.test("a configuration", async (t) => {
       `max_batch = 1\nfoo = 1\nouTbox = 1\n${MINIMAL}consumr = "x"\n[outbox]\nmaxbyte = 1\n`,
       [
         "max_batch: unknown key; did you mean maxBatch?",
-        `foo: unknown key; known are atsign, device, directory, ca, keys, allowManagerKeys, stateDir, ns, sharedKeys, logLevel, maxBatch, maxDelayMs, stateIntervalMs, metricsPort, outbox, durability, reader, allow, driver`,
+        `foo: unknown key; known are ${Object.keys(agentSchema.entries).join(", ")}`,
         "ouTbox: unknown key; did you mean outbox?",
         "outbox.maxbyte: unknown key; did you mean maxBytes?",
         "reader[0].consumr: unknown key; did you mean consumer?",
@@ -135,10 +136,32 @@ t.test("a configuration", async (t) => {
     ],
     [
       "with commands that are no patterns",
-      `${MINIMAL}[[allow]]\natsign = "@grower"\ncommands = ["vent", "vent/o*"]\n`,
+      `${MINIMAL}[[allow]]\natsign = "@grower"\ncommands = ["vent", "vent/o*", "vent/a b"]\n`,
       [
-        'allow[0].commands[0]: expected target/command, where either may be *, got "vent"',
-        'allow[0].commands[1]: expected target/command, where either may be *, got "vent/o*"',
+        'allow[0].commands[0]: expected target/command, where * stands for any text, got "vent"',
+        'allow[0].commands[2]: expected target/command, where * stands for any text, got "vent/a b"',
+      ],
+    ],
+    [
+      "with conditions that cannot be read",
+      `${MINIMAL}[[allow]]\natsign = "@grower"\ncommands = ["vent/*"]\ndevices = ["No rth"]\nhours = ["25:00-26:00", "funday 06:00-07:00"]\ntimeZone = "Mars/Base"\nrate = { max = 0, perMs = 1000, per = 1 }\nargs = { percent = { maxx = 3, pattern = "(" } }\n`,
+      [
+        "allow[0].rate.per: unknown key; did you mean perMs?",
+        "allow[0].args.percent.maxx: unknown key; did you mean max?",
+        `allow[0].devices[0]: expected a device's name, where * stands for any text, got "No rth"`,
+        'allow[0].args.percent.pattern: expected a regular expression, got "("',
+        'allow[0].hours[0]: expected hours such as "06:00-20:00" or "mon-fri 22:00-06:00", got "25:00-26:00"',
+        'allow[0].hours[1]: expected hours such as "06:00-20:00" or "mon-fri 22:00-06:00", got "funday 06:00-07:00"',
+        'allow[0].timeZone: expected "local", "UTC" or a time zone such as "Europe/Berlin", got "Mars/Base"',
+        "allow[0].rate.max: expected 1 to 1000000, got 0",
+      ],
+    ],
+    [
+      "with a pattern of atSigns that lets everybody in, or gives a pattern a key",
+      `${MINIMAL}[[allow]]\natsign = "@a*"\ncommands = ["*/*"]\n[[allow]]\natsign = "@site-*"\nunsigned = true\ncommands = ["*/*"]\n`,
+      [
+        'allow[0].atsign: expected at least 3 letters beside the *, got "@a*"',
+        "allow[1]: expected one atSign's name beside key or unsigned, no pattern",
       ],
     ],
     [
@@ -180,6 +203,11 @@ t.test("a configuration", async (t) => {
       ["allow[0].key: the [[reader]] @grower has another key"],
     ],
     [
+      "with two keys for one caller",
+      `${MINIMAL}${[PIN, PIN.replace("0", "1")].map((key) => `[[allow]]\natsign = "@c"\ncommands = ["*/*"]\nkey = "${key}"\n`).join("")}`,
+      ["allow[1].key: the [[allow]] @c has another key"],
+    ],
+    [
       "with a text where a list of tables belongs",
       `${MINIMAL.split("[[")[0] ?? ""}reader = "@grower"\n`,
       ['reader: expected a list, each a table, got "@grower"'],
@@ -207,11 +235,13 @@ t.test("a configuration", async (t) => {
 
   t.test("that allows commands of no driver, or has no reader, is used with a warning", async (t) => {
     const { warnings } = parseConfig(
-      `atsign = "@a"\ndevice = "b"\n[[allow]]\natsign = "@c"\ncommands = ["vnt/open", "agent/state"]\n[[driver]]\nid = "vent"\ntype = "serial"\npath = "/x"\n`,
+      `atsign = "@a"\ndevice = "b"\n[[allow]]\natsign = "@c"\ncommands = ["vnt/open", "agent/state", "v*/x", "x*/x"]\n[[allow]]\natsign = "Site-*"\ncommands = ["*/*"]\n[[driver]]\nid = "vent"\ntype = "serial"\npath = "/x"\n`,
       "/",
     );
     t.same(warnings.map(faultLine), [
       'allow[0].commands[0]: no driver has the id "vnt"; did you mean vent?',
+      'allow[0].commands[3]: no driver has the id "x*"',
+      "allow[1].atsign: whoever gets a name like @site-* is let in",
       "reader: nobody reads: readings are taken and go nowhere",
     ]);
   });
