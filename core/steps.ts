@@ -36,6 +36,8 @@ export const STEPS = [
   "answer.done",
   "answer.aside",
   "pin.set",
+  "audit.append",
+  "audit.rotate",
 ] as const;
 
 export type Step = (typeof STEPS)[number];
