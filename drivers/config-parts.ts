@@ -17,7 +17,8 @@ export function parseWith<T>(parse: (text: string) => T): v.RawTransformAction<s
 export const doc = <Input, const Text extends string>(text: Text): v.DescriptionAction<Input, Text> =>
   v.description(text);
 export const integer = (min: number, max: number) => v.pipe(v.number(), v.integer(), v.minValue(min), v.maxValue(max));
-export const filePath = v.pipe(v.string(), v.nonEmpty());
+/** A file or folder; the agent resolves a relative one against the folder of its configuration. */
+export const filePath = v.pipe(v.string(), v.nonEmpty(), v.metadata({ file: true }));
 export const pointer = v.pipe(v.string(), v.examples(["/t"]), parseWith(parsePointer));
 export const template = v.pipe(v.string(), v.maxLength(4096), parseWith(parseTemplate));
 

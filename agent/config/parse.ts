@@ -5,6 +5,8 @@ import { EdgeError } from "../../core/errors.js";
 import { allDriverSchemas, type AnyDriverConfig } from "../driver-kinds.js";
 import { globOf } from "../control/glob.js";
 import { nearest } from "./nearest.js";
+import { namedReadings } from "./reading-names.js";
+import { resolveFiles } from "./resolve-files.js";
 import { agentSchema, type AgentFile, type AllowConfig, type ReaderConfig } from "./schema.js";
 import { describe, entriesOf, isTable, itemOf, recordValueOf, schemaAt } from "./schema-walk.js";
 
@@ -53,7 +55,7 @@ export function parseConfig(text: string, folder: string): ParsedConfig {
   const raw = readToml(text);
   const faults: Fault[] = [];
   const file = check(agentSchema, raw, [], faults);
-  const driver = listOf(raw, "driver").map((table, at) => checkDriver(table, ["driver", at], faults));
+  const driver = listOf(raw, "driver").map((table, at) => checkDriver(table, ["driver", at], folder, faults));
   faults.push(...duplicates(raw), ...(file ? pinConflicts(file) : []));
   if (faults.length > 0 || !file) throw new ConfigInvalid(sortByKey(faults));
 
@@ -145,7 +147,7 @@ function unknownText(what: string, word: string, known: readonly string[]): stri
     : `unknown ${what}; did you mean ${guess}?`;
 }
 
-function checkDriver(table: unknown, at: Path, faults: Fault[]): AnyDriverConfig | undefined {
+function checkDriver(table: unknown, at: Path, folder: string, faults: Fault[]): AnyDriverConfig | undefined {
   if (!isTable(table) || typeof table.type !== "string") return undefined; // told by the agent's own schema
   const kind = Object.entries(allDriverSchemas).find(([type]) => type === table.type);
   if (!kind) {
@@ -157,7 +159,7 @@ function checkDriver(table: unknown, at: Path, faults: Fault[]): AnyDriverConfig
   const output = check(kind[1], table, at, found);
   const id = formatPath([...at, "id"]); // told by the agent's own schema
   faults.push(...found.filter(({ path }) => path !== id));
-  return output;
+  return output && resolveFiles<AnyDriverConfig>(kind[1], output, folder);
 }
 
 /** Names that may stand once only. They are read from the raw file, so that other faults do not hide them. */
@@ -211,9 +213,24 @@ function warningsOf(config: AgentConfig): Fault[] {
         path: formatPath(["allow", at, "atsign"]),
         text: `whoever gets a name like ${atsign} is let in`,
       });
+  warnings.push(...sharedNames(config));
   if (config.reader.length === 0)
     warnings.push({ path: "reader", text: "nobody reads: readings are taken and go nowhere" });
   return warnings;
+}
+
+/** Two drivers that give a reading of one name are one to whoever reads. */
+function sharedNames({ driver }: AgentConfig): Fault[] {
+  const owners = new Map<string, string>();
+  return driver.flatMap((config, at) =>
+    namedReadings(config).flatMap(({ path, name }) => {
+      const owner = owners.get(name) ?? config.id;
+      owners.set(name, owner);
+      if (owner === config.id) return [];
+      const text = `driver ${show(owner)} gives a reading called ${show(name)} too; readers cannot tell them apart`;
+      return [{ path: formatPath(["driver", at, ...path]), text }];
+    }),
+  );
 }
 
 function listOf(raw: unknown, key: string): readonly unknown[] {

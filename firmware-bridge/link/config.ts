@@ -35,6 +35,7 @@ export const linkSchema = v.pipe(
     type: v.literal("link"),
     path: v.pipe(
       v.string(),
+      v.metadata({ file: true }),
       v.nonEmpty(),
       v.description("The port; a name under /dev/serial/by-id survives other sockets."),
       v.examples(["/dev/serial/by-id/usb-Raspberry_Pi_Pico_E66178C1-if00"]),
