@@ -15,6 +15,8 @@ if (major < 20) fail(`Node ${process.versions.node} is too old: atedge needs Nod
 /** What the tests use beside Node: a shell command that finds it, and the Debian package that brings it. */
 const TEST_TOOLS = [
   ["command -v gcc", "gcc"],
+  ["command -v g++", "g++"],
+  ["command -v lintian", "lintian"],
   ["command -v make", "make"],
   ["command -v openssl", "openssl"],
   ["command -v mosquitto", "mosquitto"],
