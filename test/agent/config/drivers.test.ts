@@ -10,7 +10,7 @@ void t.test("file names in a driver's table count from the folder of the configu
 id = "m"
 type = "mqtt"
 url = "mqtts://broker"
-user = "u"
+username = "u"
 passwordFile = "secrets/mqtt"
 ca = "/etc/ssl/broker.pem"
 [[driver]]
