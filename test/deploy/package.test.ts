@@ -60,7 +60,9 @@ t.test(`the Debian package for ${ARCH}`, { timeout: 280_000 }, async (t) => {
 
   t.test("has units, rules, users, manual, and an addon for each Node that it admits", async (t) => {
     const units = ["atedge", "atedge-platform"].map((name) => `/usr/lib/systemd/system/${name}.service`);
-    const addons = [115, 127, 137].map((abi) => `/usr/lib/atedge/native/better_sqlite3.linux-${process.arch}-${abi}.node`);
+    const addons = [115, 127, 137].map(
+      (abi) => `/usr/lib/atedge/native/better_sqlite3.linux-${process.arch}-${abi}.node`,
+    );
     for (const path of [
       ...units,
       ...addons,
