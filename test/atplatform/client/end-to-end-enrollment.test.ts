@@ -1,7 +1,7 @@
 import { readdir } from "node:fs/promises";
 import { dirname } from "node:path";
 import t from "tap";
-import { openAtClient } from "../../../atplatform/client/at-client.js";
+import { type AtClient, openAtClient } from "../../../atplatform/client/at-client.js";
 import { enroll, type EnrollOptions, type PendingEnrollment } from "../../../atplatform/client/enroll.js";
 import { readAtKeysFile } from "../../../atplatform/crypto/at-keys-file.js";
 import { parseAtSign } from "../../../atplatform/protocol/at-sign.js";
@@ -117,6 +117,24 @@ t.test("a device is enrolled with a one-time passcode", async (t) => {
       if (seen) await owner.enrollments.approve(seen, {}, never);
       await device;
     }
+  });
+
+  await t.test("for a time only, when it asked for that", async (t) => {
+    const passcode = await owner.enrollments.newPasscode({}, never);
+    const options = { ...optionsOf("summer", passcode), expiresInMs: 1_500 };
+    const approve = ({ enrollmentId: id, fingerprint }: PendingEnrollment): void =>
+      void owner.enrollments.approve({ id }, { fingerprint }, never);
+    const keys = await enroll({ ...options, onPending: approve }, never);
+    const open = (): Promise<AtClient> =>
+      openAtClient({ atSign: alice, keys, directory: platform.directory, ca: platform.platform.caPem }, never);
+    const answer = async (): Promise<unknown> => {
+      await using client = await open();
+      return await client.scan({}, never).catch((error: unknown) => error);
+    };
+    t.ok(Array.isArray(await answer()), "it is let in");
+    let refusal = await answer();
+    while (Array.isArray(refusal)) refusal = await answer();
+    t.match(refusal, { code: "AT0028", remedy: "stop" });
   });
   await requests.return();
 });
