@@ -145,7 +145,9 @@ export const mqttSchema = v.pipe(
     sessionExpirySeconds: v.optional(
       v.pipe(
         integer(0, 4_294_967_295),
-        doc("How long the broker keeps our session while we are away, in seconds; version 5 only."),
+        doc(
+          "How long the broker keeps our session while we are away, in seconds; 0: not at all. Other values count in version 5 only.",
+        ),
       ),
       604_800,
     ),

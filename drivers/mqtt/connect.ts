@@ -92,7 +92,8 @@ function clientOptions(config: MqttConfig, clientId: string, password: Secret | 
   const { username, keepAliveSeconds, sessionExpirySeconds, maxPending, maxMessageBytes, will } = config;
   return {
     clientId,
-    clean: false,
+    // A session that is to be kept for no time is none, in 3.1.1 too.
+    clean: sessionExpirySeconds === 0,
     keepalive: keepAliveSeconds,
     connectTimeout: CONNECT_MS,
     // The supervisor opens the driver again; a connection is used once.
