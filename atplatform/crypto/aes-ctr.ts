@@ -14,7 +14,16 @@ export const AES_KEY_TEXT_CHARS = 44;
 export const newAesKey = (): Buffer => randomBytes(AES_KEY_BYTES);
 
 /** For every single encryption a new one: two values under one key and IV give away the XOR of their texts. */
-export const newIv = (): Buffer => randomBytes(BLOCK_BYTES);
+export function newIv(): Buffer {
+  if (unused.length < BLOCK_BYTES) unused = randomBytes(IVS_AT_ONCE * BLOCK_BYTES);
+  const iv = unused.subarray(0, BLOCK_BYTES);
+  unused = unused.subarray(BLOCK_BYTES);
+  return iv;
+}
+
+/** IVs are no secret, and to ask for few random bytes takes as long as for many. */
+const IVS_AT_ONCE = 64;
+let unused: Buffer = Buffer.alloc(0);
 
 /**
  * The IV of a message that may have to be sent again under its own id: the same for the same message, and for any other

@@ -5,7 +5,7 @@
  * - encrypting and decrypting 200 bytes, against bare `createCipheriv` and `createDecipheriv` (at least 0.6);
  * - what importing the client adds to the RSS of a bare Node process (at most 6 MB).
  *
- * The servers are processes of their own. What is compared is measured in turns of one, and the medians are taken.
+ * The servers are processes of their own. What is compared is measured in rounds of fifty in turn, medians are taken.
  */
 import Database from "better-sqlite3";
 import { build } from "esbuild";
@@ -20,17 +20,18 @@ import { openAtClient } from "../../atplatform/client/at-client.js";
 import { decryptAes, encryptAes, newIv } from "../../atplatform/crypto/aes-ctr.js";
 import { readAtKeysFile } from "../../atplatform/crypto/at-keys-file.js";
 import { parseAtSign } from "../../atplatform/protocol/at-sign.js";
-import { connectTls } from "../../atplatform/transport/connect.js";
-import { listenTls } from "../../atplatform/transport/listen.js";
 import { TestPlatform } from "../fixtures/at-platform.js";
-import { makeAuthority } from "../fixtures/test-tls.js";
+import { playRole, ServerProcess } from "../fixtures/bench/server-roles.js";
+import { BenchWire } from "../fixtures/bench/wire.js";
 
 const never = new AbortController().signal;
-const WARM_UP = 300;
-const TURNS = 2_000;
+const WARM_UP = 20;
+const ROUNDS = 60;
+const A_ROUND = 50;
 const out = (line: string): void => void process.stdout.write(`${line}\n`);
 
 if (process.argv[2] === "serve") await serve(process.argv[3] ?? "");
+else if (await playRole(process.argv.slice(2))) await new Promise(() => undefined);
 else if (process.argv[2] !== undefined) throw new Error(`unknown argument ${process.argv[2]}`);
 else {
   const folder = mkdtempSync(join(tmpdir(), "atedge-bench-sdk-"));
@@ -45,31 +46,17 @@ else {
 
 interface Served {
   readonly ca: string;
-  readonly echoCa: string;
-  readonly echoPort: number;
   readonly directoryPort: number;
   readonly keyFile: string;
 }
 
-/** The platform with two atSigns, and an echo server. When told so, the second atSign's atServer goes away. */
+/** The platform with two atSigns. When told so, the second atSign's atServer goes away. */
 async function serve(folder: string): Promise<void> {
   await using platform = await TestPlatform.open(folder);
   await platform.onboard("@alice");
   await platform.onboard("@bob");
-  const authority = await makeAuthority();
-  const onFailure = (error: unknown): never => {
-    throw error;
-  };
-  const identity = await authority.leaf(["localhost"]);
-  await using echo = await listenTls(
-    { host: "127.0.0.1", port: 0, identity, onFailure },
-    (channel) => channel.read((chunk) => void channel.write(chunk)),
-    never,
-  );
   const served: Served = {
     ca: platform.platform.caPem,
-    echoCa: authority.caPem,
-    echoPort: echo.port,
     directoryPort: platform.directory.port,
     keyFile: platform.keyFile("@alice"),
   };
@@ -96,36 +83,29 @@ async function benchNotify(folder: string): Promise<void> {
     },
     never,
   );
-  await using channel = await connectTls({ host: "localhost", port: served.echoPort, ca: served.echoCa }, never);
-  let echoed = (): void => undefined;
-  let awaited = 0;
-  void channel.read((chunk) => {
-    awaited -= chunk.length;
-    if (awaited === 0) echoed();
-  });
+  const echoServer = await ServerProcess.start("echo", join(folder, "echo"));
+  const echo = await BenchWire.open(echoServer.ready.ports["echo"] ?? 0, echoServer.ready.caPem, false);
   const db = new Database(join(folder, "commit.db"));
   db.pragma("journal_mode = WAL");
   db.pragma("synchronous = FULL");
   db.exec("CREATE TABLE row (id INTEGER PRIMARY KEY, text TEXT)");
   const insert = db.prepare("INSERT INTO row (text) VALUES (?)");
   const value = "x".repeat(200);
-  const row = "y".repeat(900); // as long as the command that notify sends
+  // As long as the command that notify sends; the answer is as long as an id.
+  const row = "000045 ".padEnd(900, "y");
   const works = {
     notify: async () => {
       await client.notify({ to: parseAtSign("@bob"), key: "bench.demo", value, ttlnMs: 60_000 }, never);
     },
     echo: async () => {
-      awaited = row.length;
-      const done = new Promise<void>((resolve) => (echoed = resolve));
-      void channel.write(row);
-      await done;
+      await echo.ask(row);
     },
     commit: async () => {
       insert.run(row);
     },
   };
   const measure = async (what: string): Promise<void> => {
-    const times = await inTurns(works, TURNS);
+    const times = await inTurns(works);
     const ratio = times.notify / (times.echo + times.commit);
     out(`notify    ${us(times.notify)}, TLS echo ${us(times.echo)}, durable commit ${us(times.commit)}, ${what}`);
     out(`notify / (echo + commit)  ${ratio.toFixed(2)} (limit 1.7), ${what}`);
@@ -136,7 +116,7 @@ async function benchNotify(folder: string): Promise<void> {
   await measure("the receiver's atServer away");
   db.close();
   child.stdin.end();
-  await once(child, "close");
+  await Promise.all([once(child, "close"), echoServer.stop()]);
 }
 
 function benchCrypto(): void {
@@ -193,18 +173,19 @@ async function rssOf(code: string): Promise<number> {
   return Number(text) / 2 ** 20;
 }
 
-/** Median milliseconds of each, done one after the other again and again. */
+/** Median milliseconds of each. */
 async function inTurns<Name extends string>(
   works: Readonly<Record<Name, () => Promise<void>>>,
-  turns: number,
 ): Promise<Readonly<Record<Name, number>>> {
   const names = Object.keys(works) as Name[];
   const times = new Map<Name, number[]>(names.map((name) => [name, []]));
-  for (let turn = 0; turn < WARM_UP + turns; turn += 1) {
+  for (let round = 0; round < WARM_UP + ROUNDS; round += 1) {
     for (const name of names) {
-      const startedAt = performance.now();
-      await works[name]();
-      if (turn >= WARM_UP) times.get(name)?.push(performance.now() - startedAt);
+      for (let at = 0; at < A_ROUND; at += 1) {
+        const startedAt = performance.now();
+        await works[name]();
+        if (round >= WARM_UP) times.get(name)?.push(performance.now() - startedAt);
+      }
     }
   }
   return Object.fromEntries(names.map((name) => [name, median(times.get(name) ?? [])])) as Record<Name, number>;

@@ -101,7 +101,7 @@ export interface AtDatabase extends Disposable {
 }
 
 /** A disk this quick costs a client less when it is waited for on the event loop. */
-const SYNC_MAY_BLOCK_MS = 2;
+const SYNC_MAY_BLOCK_MS = 5;
 /** As long as SQLite's own: emptied more often, the log costs every client. */
 const WAL_LIMIT_BYTES = 4 << 20;
 

@@ -42,6 +42,8 @@ const COLUMNS = `id, session_id AS sessionId, app_name AS appName, device_name A
   apkam_public_key AS apkamPublicKey, state, encrypted_apkam_symmetric_key AS encryptedApkamSymmetricKey,
   apkam_keys_expiry_ms AS apkamKeysExpiryMs, otp, requested_at AS requestedAtMs, expires_at AS expiresAtMs`;
 
+const KNOWN_MAX = 1_000;
+
 /** Enrolments, apart from the keys. Methods that change something are to be called inside a write of the group commit. */
 export class EnrollmentStore {
   readonly #get: Statement<[string, number], Row>;
@@ -50,8 +52,12 @@ export class EnrollmentStore {
   readonly #put: Statement<[Row]>;
   readonly #remove: Statement<[string]>;
   readonly #expired: Statement<[number], Row>;
+  readonly #db: Db;
+  /** Of those in use: every command of an enrolled device is checked against its enrolment. */
+  readonly #known = new Map<string, Enrollment>();
 
   constructor(db: Db) {
+    this.#db = db;
     const live = "(expires_at IS NULL OR expires_at > ?)";
     this.#get = db.prepare(`SELECT ${COLUMNS} FROM enrollment WHERE id = ? AND ${live}`);
     this.#list = db.prepare(`SELECT ${COLUMNS} FROM enrollment WHERE ${live} ORDER BY requested_at, id`);
@@ -67,8 +73,19 @@ export class EnrollmentStore {
 
   /** `undefined` also when it has expired. */
   get(id: string, nowMs: number): Enrollment | undefined {
+    const known = this.#known.get(id);
+    if (known) return (known.expiresAtMs ?? Infinity) > nowMs ? known : undefined;
     const row = this.#get.get(id, nowMs);
-    return row && parseRow(row);
+    const enrollment = row && parseRow(row);
+    // What an open transaction shows may yet be undone.
+    if (enrollment && !this.#db.inTransaction) this.#know(enrollment);
+    return enrollment;
+  }
+
+  #know(enrollment: Enrollment): void {
+    const [oldest] = this.#known.keys();
+    if (oldest !== undefined && this.#known.size >= KNOWN_MAX) this.#known.delete(oldest);
+    this.#known.set(enrollment.id, enrollment);
   }
 
   list(nowMs: number): readonly Enrollment[] {
@@ -82,6 +99,7 @@ export class EnrollmentStore {
   }
 
   put(enrollment: Enrollment): void {
+    this.#known.delete(enrollment.id);
     this.#put.run({
       ...enrollment,
       namespaces: JSON.stringify(enrollment.namespaces),
@@ -92,6 +110,7 @@ export class EnrollmentStore {
   }
 
   remove(id: string): void {
+    this.#known.delete(id);
     this.#remove.run(id);
   }
 
