@@ -33,6 +33,9 @@ const LOOPBACK: ReadonlySet<string> = new Set(LOOPBACK_NAMES);
 
 export const isLoopback = (host: string): boolean => LOOPBACK.has(host);
 
+/** Names under `localhost` are this machine as well (RFC 6761, 6.3), each with a certificate of its own. */
+export const isThisMachine = (host: string): boolean => isLoopback(host) || host.endsWith(".localhost");
+
 /** What the servers of a platform show, and whom they trust. */
 export class Identities {
   /** What clients are to trust, when it is our own authority. */

@@ -12,7 +12,7 @@ import { formatHostPort, type HostPort } from "../transport/host-port.js";
 import type { ServerIdentity } from "../transport/listen.js";
 import type { AtServer } from "./at-server.js";
 import { lockFolder } from "./folder-lock.js";
-import { Identities, isLoopback, type CertificateFiles } from "./identity.js";
+import { Identities, isThisMachine, type CertificateFiles } from "./identity.js";
 import { makeCramSecret, PlatformStore, type HostedAtSign, type Transfer } from "./platform-store.js";
 import { explained, type PortRange } from "./ports.js";
 import { localResolver, remoteResolver } from "./resolver.js";
@@ -314,7 +314,8 @@ export class Platform implements Disposable {
 
 const hostOf = ({ host = "localhost" }: PlatformOptions): string => host;
 
-const bindOf = (options: PlatformOptions): string => options.bind ?? (isLoopback(hostOf(options)) ? "127.0.0.1" : "::");
+const bindOf = (options: PlatformOptions): string =>
+  options.bind ?? (isThisMachine(hostOf(options)) ? "127.0.0.1" : "::");
 
 function serversOptions(
   options: PlatformOptions,

@@ -6,6 +6,7 @@ import { withDeadline } from "../../core/deadline.js";
 import { codeOf } from "../../core/errors.js";
 import { CertificateRefused, ClockFault, ConnectFailed } from "./errors.js";
 import { formatHostPort, type HostPort } from "./host-port.js";
+import { lookupHost } from "./lookup.js";
 import { openTunnel, type ProxyChoice, proxyFromEnvironment } from "./proxy.js";
 import { TlsChannel } from "./tls-channel.js";
 
@@ -79,7 +80,7 @@ async function handshake(options: ConnectOptions, signal: AbortSignal): Promise<
       return reject(signal.reason as Error);
     }
     const socket = connect({
-      ...(tunnel ? { socket: tunnel, host } : { host, port }),
+      ...(tunnel ? { socket: tunnel, host } : { host, port, lookup: lookupHost }),
       ...servername,
       secureContext,
       ...(session && { session }),

@@ -5,6 +5,7 @@ import { parseAtError, type AtServerError } from "../../protocol/at-error.js";
 import type { AtSign } from "../../protocol/at-sign.js";
 import { MAX_RESPONSE_BYTES, ResponseFramer, type Frame } from "../../protocol/response-framer.js";
 import { formatHostPort, type HostPort } from "../../transport/host-port.js";
+import { lookupHost } from "../../transport/lookup.js";
 import { TlsChannel } from "../../transport/tls-channel.js";
 import { Refusal } from "../refusal.js";
 
@@ -53,7 +54,7 @@ export class PeerConnection {
     const { host, port } = address;
     return new Promise((resolve, reject) => {
       const servername = isIP(host) === 0 ? { servername: host } : {};
-      const options: ConnectionOptions = { host, port, secureContext, ...servername };
+      const options: ConnectionOptions = { host, port, secureContext, lookup: lookupHost, ...servername };
       const socket = connect(options);
       const fail = (error: Refusal): void => {
         clearTimeout(timer);
