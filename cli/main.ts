@@ -36,6 +36,8 @@ const SUBCOMMANDS = [
 const program = new Command("atedge")
   .description("puts a device on the Atsign atPlatform: readings out, commands in, end-to-end encrypted")
   .version(VERSION, "-V, --version")
+  // Options of a subcommand are its own: `firmware sign --version` is no question about atedge.
+  .enablePositionalOptions()
   .showHelpAfterError("(add --help for the options)")
   .exitOverride();
 for (const register of SUBCOMMANDS) register(program);
