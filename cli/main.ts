@@ -4,6 +4,7 @@ import { EdgeError, codeOf } from "../core/errors.js";
 import { register as registerApprove } from "./approve.js";
 import { register as registerCall } from "./call.js";
 import { register as registerConfig } from "./config.js";
+import { register as registerDriver } from "./driver.js";
 import { register as registerEnroll } from "./enroll.js";
 import { register as registerEnrollments } from "./enrollments.js";
 import { register as registerFirmware } from "./firmware.js";
@@ -29,6 +30,7 @@ const SUBCOMMANDS = [
   registerRevoke,
   registerPlatform,
   registerConfig,
+  registerDriver,
   registerLink,
   registerFirmware,
 ];

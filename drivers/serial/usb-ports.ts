@@ -7,6 +7,10 @@ export interface SerialPortInfo {
   readonly path: string;
   /** Names under /dev/serial/by-id that lead to it. */
   readonly byId: readonly string[];
+  /** Names under /dev/serial/by-path, of the socket that it is plugged in. */
+  readonly byPath: readonly string[];
+  /** Of the kernel, such as `cdc_acm`. */
+  readonly driver?: string;
   /** USB identifiers, four hex digits each. */
   readonly vendorId?: string;
   readonly productId?: string;
@@ -45,12 +49,20 @@ export function parseUsbMatch(text: string): UsbMatch {
 export async function listSerialPorts(roots = SYSTEM_ROOTS): Promise<SerialPortInfo[]> {
   const names = await readdir(join(roots.sys, "class", "tty")).catch(() => []);
   const byId = await linksTo(join(roots.dev, "serial", "by-id"));
+  const byPath = await linksTo(join(roots.dev, "serial", "by-path"));
   const ports: SerialPortInfo[] = [];
   for (const name of names.sort()) {
     const device = await realpath(join(roots.sys, "class", "tty", name, "device")).catch(() => undefined);
-    if (device === undefined || (await hasDriver(device, "serial8250"))) continue;
-    const path = join(roots.dev, name);
-    ports.push({ path, byId: byId.get(name) ?? [], ...(await usbOf(device, roots.sys)) });
+    if (device === undefined) continue;
+    const driver = await driverOf(device);
+    if (driver === "serial8250") continue;
+    ports.push({
+      path: join(roots.dev, name),
+      byId: byId.get(name) ?? [],
+      byPath: byPath.get(name) ?? [],
+      ...(driver === undefined ? {} : { driver }),
+      ...(await usbOf(device, roots.sys)),
+    });
   }
   return ports;
 }
@@ -87,9 +99,9 @@ async function usbOf(device: string, sys: string): Promise<Partial<SerialPortInf
   return {};
 }
 
-async function hasDriver(device: string, driver: string): Promise<boolean> {
-  const link = await realpath(join(device, "driver")).catch(() => "");
-  return link.endsWith(`/${driver}`);
+async function driverOf(device: string): Promise<string | undefined> {
+  const link = await realpath(join(device, "driver")).catch(() => undefined);
+  return link?.split("/").at(-1);
 }
 
 /** Names in a folder of symbolic links, by the last part of what they lead to. */
