@@ -9,6 +9,7 @@ import { anyConfiguredDriver } from "./driver-kinds.js";
 import { DriverSupervisor } from "../drivers/supervisor.js";
 import { OwnKeyGuard } from "../messages/own-key.js";
 import { PeerTrust } from "../messages/peer-trust.js";
+import { openAgentStore } from "./agent-store.js";
 import { AgentTime } from "./agent-time.js";
 import { loadConfig } from "./config/load.js";
 import { LiveConfig, type LiveConfigOptions } from "./config/live-config.js";
@@ -20,7 +21,7 @@ import { storedCommands } from "./control/stored-commands.js";
 import { HealthBoard } from "./health/health.js";
 import { systemdOf } from "./health/notify-systemd.js";
 import { reportHealth } from "./health/report.js";
-import { driversHealth, linkHealth, storeHealth } from "./health/sources.js";
+import { clockHealth, driversHealth, linkHealth, storeHealth } from "./health/sources.js";
 import { keepManagerInformed, tellStopping } from "./health/watchdog.js";
 import { deviceInfo } from "./device-info.js";
 import { loadKeys, passphraseOf } from "./keys/load-keys.js";
@@ -30,17 +31,12 @@ import { onHangup, reload } from "./reload.js";
 import { type AgentLog, openLog } from "./log.js";
 import { monitor } from "./monitor.js";
 import { peerRecords } from "./peer-records.js";
-import { openStore, type Store } from "./store/store.js";
+import type { Store } from "./store/store.js";
 import { Uplink } from "./uplink/uplink.js";
 
 export interface RunOptions {
   readonly configFile: string;
   readonly version: string;
-}
-
-/** The state folder cannot be used. */
-export class StateDirUnusable extends EdgeError {
-  override readonly code = "STATE_DIR_UNUSABLE";
 }
 
 /**
@@ -69,7 +65,8 @@ export async function runAgent({ configFile, version }: RunOptions, stop: AbortS
 
   // Only keys that the atServer has seen before can tell that these are others.
   const enrolledAnew = known !== undefined && known.enrollmentId !== keys.enrollmentId;
-  await using store = await openAgentStore(config, { clock, log, enrolledAnew });
+  const time = new AgentTime({ clock });
+  await using store = await openAgentStore(config, { clock, time, log, enrolledAnew });
   await using client = await openAtClient(
     {
       atSign: config.atsign,
@@ -84,7 +81,7 @@ export async function runAgent({ configFile, version }: RunOptions, stop: AbortS
   await using group = new TaskGroup(stop);
   const { device, ns, stateDir, allowManagerKeys } = config;
   const check = { ...inUse, client, stateDir, address: { device, ns }, allowManagerKeys, clock };
-  const parts = joinParts({ config, load, keys, store, client, clock, log, group, version });
+  const parts = joinParts({ config, load, keys, store, client, clock, time, log, group, version });
   log.info({ version, atsign: config.atsign, device: config.device, drivers: config.driver.length }, "agent started");
   group.start((signal) => checkEnrollment({ ...check, log: log.child({ part: "keys" }) }, signal));
   const { health, live } = parts;
@@ -110,6 +107,7 @@ interface Joint {
   readonly store: Store;
   readonly client: AtClient;
   readonly clock: Clock;
+  readonly time: AgentTime;
   readonly log: AgentLog;
   readonly group: TaskGroup;
   readonly version: string;
@@ -131,10 +129,9 @@ interface Parts {
 }
 
 /** Makes the parts and tells them of each other; they run when they are started. */
-function joinParts({ config, load, keys, store, client, clock, log, group, version }: Joint): Parts {
+function joinParts({ config, load, keys, store, client, clock, time, log, group, version }: Joint): Parts {
   const { atsign: us, device, ns } = config;
   const address = { device, ns };
-  const time = new AgentTime(clock, store.lastKnownMs);
   const now = (): number | undefined => time.now();
   const trust = new PeerTrust({
     us,
@@ -197,14 +194,17 @@ function joinParts({ config, load, keys, store, client, clock, log, group, versi
     maxDelayMs: config.maxDelayMs,
     stateIntervalMs: config.stateIntervalMs,
     readers: config.reader.map(({ atsign, consumer, receipts }) => ({ atSign: atsign, consumer, receipts })),
+    onServerTime: (shown) => time.serverShowed(shown),
     info: () => deviceInfo({ version, config: live.config, drivers, health: health.snapshot() }),
   });
   health.add(() => storeHealth(store));
+  health.add(() => clockHealth(time));
   health.add(() => linkHealth(client));
   health.add(() => driversHealth(drivers));
   health.add(() => uplink.health());
   health.add(() => live.health());
   health.add(() => [{ name: "control", state: "ok", counters: desk.counters.values() }]);
+  const onServerTime = (shownMs: number): void => time.serverShowed({ shownMs });
   const receive = async (n: ReceivedNotification, signal: AbortSignal): Promise<void> => {
     if (!(await uplink.receive(n, signal))) desk.receive(n);
   };
@@ -216,39 +216,12 @@ function joinParts({ config, load, keys, store, client, clock, log, group, versi
       group.start((signal) => store.run(signal));
       group.start((signal) => drivers.run(signal));
       group.start((signal) => uplink.run(signal));
-      group.start((signal) => monitor({ client, address, resume: store.monitor, clock, receive }, signal));
+      group.start((signal) => monitor({ client, address, resume: store.monitor, clock, onServerTime, receive }, signal));
       group.start((signal) => reportHealth(health, { clock, log, onDriver: () => uplink.infoChanged() }, signal));
       desk.settleUnfinished();
       await group.join();
     },
   };
-}
-
-async function openAgentStore(
-  config: AgentConfig,
-  { clock, log, enrolledAnew }: Pick<Joint, "clock" | "log"> & { readonly enrolledAnew: boolean },
-): Promise<Store> {
-  const { stateDir, outbox, durability, reader } = config;
-  const { maxBytes, minFreeBytes, commitIntervalMs } = outbox;
-  try {
-    return await openStore({
-      folder: stateDir,
-      readers: reader.map(({ atsign }) => atsign),
-      clock,
-      log: log.child({ part: "store" }),
-      space: { maxBytes, minFreeBytes },
-      durability,
-      commitIntervalMs,
-      enrolledAnew,
-    });
-  } catch (cause) {
-    const code = codeOf(cause);
-    if (cause instanceof EdgeError || code === undefined) throw cause;
-    throw new StateDirUnusable(
-      `the state folder ${stateDir} cannot be used (${code}): make it writable for this user, or name another with stateDir`,
-      { cause },
-    );
-  }
 }
 
 function configuredPins({ reader, allow }: AgentConfig): ReadonlyMap<string, string> {

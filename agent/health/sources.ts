@@ -1,23 +1,35 @@
 import type { AtClient } from "../../atplatform/client/at-client.js";
+import type { InboundHealth } from "../../atplatform/client/inbound-proof.js";
 import type { DriverSupervisor } from "../../drivers/supervisor.js";
+import type { AgentTime } from "../agent-time.js";
 import type { Store } from "../store/store.js";
 import type { PartStatus } from "./health.js";
 
 export function storeHealth({ health }: Pick<Store, "health">): PartStatus[] {
-  const { state, errorCode, identity, usedBytes, accepted, refused, evicted } = health;
+  const { state, errorCode, identity, inMemory, usedBytes, accepted, refused, evicted, expired } = health;
+  const { answersDropped, aside } = health;
   // A copied card keeps its readings, and a human has to enrol it anew before anything is sent.
   const failed = state === "failed" || identity === "cloned";
-  const code = identity === "cloned" ? "CLONED" : errorCode;
+  const code = identity === "cloned" ? "CLONED" : (errorCode ?? (inMemory ? "IN_MEMORY" : undefined));
   return [
     {
       name: "store",
-      state: failed ? "failed" : "ok",
+      state: failed ? "failed" : inMemory ? "degraded" : "ok",
       code,
-      counters: { usedBytes, accepted, refused, evicted },
+      counters: { usedBytes, accepted, refused, evicted, expired, answersDropped, aside, inMemory: Number(inMemory) },
       // A database whose sync has failed must be opened anew.
       restartHelps: state === "failed",
     },
   ];
+}
+
+/** A clock that is off is a matter for a human, but everything goes on. */
+export function clockHealth({ health }: Pick<AgentTime, "health">): PartStatus[] {
+  const { known, code, wallBehindMs, serverAheadFromMs, serverAheadToMs } = health;
+  const server = serverAheadFromMs === undefined ? {} : { serverAheadFromMs };
+  const bounded = serverAheadToMs === undefined ? {} : { serverAheadToMs };
+  const counters = { known: Number(known), wallBehindMs, ...server, ...bounded };
+  return [{ name: "clock", state: code === undefined ? "ok" : "degraded", code, counters }];
 }
 
 export function driversHealth(drivers: Pick<DriverSupervisor, "health">): PartStatus[] {
@@ -30,6 +42,11 @@ export function driversHealth(drivers: Pick<DriverSupervisor, "health">): PartSt
   }));
 }
 
+/** Silence since anything came (stats come every 15 s), probes sent, and connections replaced for their silence. */
+function liveness({ silentMs, probes, silent }: InboundHealth) {
+  return { ...(silentMs !== undefined && { silentMs: Math.round(silentMs) }), probes, silent };
+}
+
 export function linkHealth({ health }: Pick<AtClient, "health">): PartStatus[] {
   const { command, subscriptions } = health;
   const subscription = subscriptions[0];
@@ -40,14 +57,14 @@ export function linkHealth({ health }: Pick<AtClient, "health">): PartStatus[] {
     counters: { connections: command.connections },
   };
   if (!subscription) return [link];
-  const { state, connections, received, repeats, invalid, lastErrorCode } = subscription;
+  const { state, connections, received, repeats, invalid, inbound, lastErrorCode } = subscription;
   return [
     link,
     {
       name: "monitor",
       state: state === "refused" ? "failed" : state === "live" ? "ok" : "degraded",
-      code: lastErrorCode,
-      counters: { connections, received, repeats, invalid },
+      code: lastErrorCode ?? inbound.probeErrorCode,
+      counters: { connections, received, repeats, invalid, ...liveness(inbound) },
     },
   ];
 }

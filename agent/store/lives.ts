@@ -13,6 +13,7 @@ import {
 } from "./identity.js";
 import { CLASS_RANKS, CLASSES_BY_RANK, type StreamRow } from "./stream-rows.js";
 import type { Streams } from "./streams.js";
+import type { LastKnown } from "./time-base.js";
 
 export interface BeginOptions {
   readonly file: Identity | undefined;
@@ -80,14 +81,23 @@ export class Lives {
   }
 
   /** The latest time that is known to have passed: the earliest that the next boot can begin. It never goes back. */
-  rememberTime(nowMs: number): void {
-    this.#sql.setMeta.run("lastKnownMs", Math.max(nowMs, MIN_TIME_MS, this.lastKnownMs));
+  rememberTime(nowMs: number, boot: string, monotonicMs: number): void {
+    const ms = Math.max(nowMs, MIN_TIME_MS, this.lastKnown.ms);
+    this.#sql.setMeta.run("lastKnownMs", ms);
+    this.#sql.setMeta.run("lastKnownBoot", boot);
+    this.#sql.setMeta.run("lastKnownMonotonicMs", Math.round(monotonicMs - (nowMs - ms)));
   }
 
-  /** What {@link rememberTime} was told; 0 before. */
-  get lastKnownMs(): number {
-    const value = this.#sql.getMeta.get("lastKnownMs")?.value;
-    return typeof value === "number" ? value : 0;
+  /** What {@link rememberTime} was told. */
+  get lastKnown(): LastKnown {
+    const ms = this.#sql.getMeta.get("lastKnownMs")?.value;
+    const boot = this.#sql.getMeta.get("lastKnownBoot")?.value;
+    const monotonicMs = this.#sql.getMeta.get("lastKnownMonotonicMs")?.value;
+    return {
+      ms: typeof ms === "number" ? ms : 0,
+      boot: typeof boot === "string" ? boot : undefined,
+      monotonicMs: typeof monotonicMs === "number" ? monotonicMs : undefined,
+    };
   }
 
   /** @returns the life that the stream is in. */

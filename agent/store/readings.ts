@@ -125,12 +125,13 @@ export class Readings {
   #rowOf(reading: Reading, index: number): NewRow {
     const { known } = this.#time;
     const nowMs = this.#time.nowMs();
-    const timeMs = Math.round(reading.timeMs ?? nowMs);
+    // The driver dates by the wall clock, which need not show the time; but by the same one as we do its age.
+    const behindMs = nowMs - (this.#time.wallMs?.() ?? nowMs);
+    const timeMs = Math.round(reading.timeMs === undefined ? nowMs : reading.timeMs + behindMs);
     checkReading({ ...reading, timeMs: known ? timeMs : MIN_TIME_MS }, `readings[${index}]`);
     const rank = CLASS_RANKS[reading.class ?? "measurement"];
     const body = bodyOf(reading);
     if (known) return { rank, body, timeMs, monotonicMs: null };
-    // The driver's clock is as wrong as ours, but by the same amount: its age is right.
     const ageMs = Math.max(0, nowMs - timeMs);
     return { rank, body, timeMs: null, monotonicMs: Math.max(0, Math.round(this.#time.monotonicMs() - ageMs)) };
   }

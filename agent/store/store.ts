@@ -234,6 +234,7 @@ export class Store {
     this.#options = options;
     this.#time = options.time ?? systemTimeBase(clock);
     this.#lives = parts.lives;
+    this.#time.resume?.(this.#lives.lastKnown);
     this.#space = space;
     this.#writes = writes;
     this.#broken = parts.broken;
@@ -260,7 +261,7 @@ export class Store {
 
   /** The latest time that is known to have passed, milliseconds since 1970; 0 when nothing is known. */
   get lastKnownMs(): number {
-    return this.#lives.lastKnownMs;
+    return this.#lives.lastKnown.ms;
   }
 
   get health(): StoreHealth {
@@ -337,7 +338,7 @@ export class Store {
     }
     await this.counters.write();
     const upkeep = (): boolean => {
-      if (known) this.#lives.rememberTime(nowMs);
+      if (known) this.#lives.rememberTime(nowMs, this.#time.boot, this.#time.monotonicMs());
       return this.#space.giveBack();
     };
     for (let rounds = 0; rounds < MAX_GIVE_BACKS; rounds += 1) {

@@ -5,12 +5,25 @@ import type { Clock } from "../../core/clock.js";
 export interface TimeBase {
   /** Whether {@link nowMs} can be believed. Once it can, it stays so for this boot. */
   readonly known: boolean;
-  /** Milliseconds since 1970. */
+  /** Milliseconds since 1970. Never goes back. */
   nowMs(): number;
+  /** What the wall clock shows, by which drivers date their readings; the time unless given. */
+  wallMs?(): number;
   /** This boot of the machine: 32 lower-case hex digits. */
   readonly boot: string;
   /** Milliseconds since an instant that is the same for the whole boot, whichever process asks. */
   monotonicMs(): number;
+  /** Told at start what an earlier run has remembered. */
+  resume?(last: LastKnown): void;
+}
+
+/** A time that is known to have passed. */
+export interface LastKnown {
+  /** Milliseconds since 1970; 0: nothing is known. */
+  readonly ms: number;
+  /** When, by the monotonic clock of which boot. */
+  readonly boot?: string | undefined;
+  readonly monotonicMs?: number | undefined;
 }
 
 /** No board that runs this was switched on earlier. */
@@ -24,12 +37,14 @@ export function systemTimeBase(clock: Clock): TimeBase {
     },
     nowMs: () => clock.now(),
     boot: bootId(),
-    // CLOCK_MONOTONIC, which Linux counts from boot.
-    monotonicMs: () => Number(process.hrtime.bigint() / 1_000_000n),
+    monotonicMs: machineMonotonicMs,
   };
 }
 
-function bootId(): string {
+/** CLOCK_MONOTONIC, which Linux counts from boot. */
+export const machineMonotonicMs = (): number => Number(process.hrtime.bigint() / 1_000_000n);
+
+export function bootId(): string {
   try {
     return readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim().replaceAll("-", "");
   } catch {

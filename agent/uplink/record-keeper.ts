@@ -5,6 +5,7 @@ import { atStep } from "../../core/steps.js";
 import type { JsonObject } from "../../messages/json-field.js";
 import { atKeyOf } from "../../messages/names.js";
 import { seal } from "../../messages/seal.js";
+import type { ServerClock } from "../agent-time.js";
 import type { PeerKeys } from "./peer-keys.js";
 import type { UplinkContext } from "./uplink-client.js";
 import { Wake } from "./wake.js";
@@ -20,6 +21,8 @@ export interface RecordOptions {
   /** Rewritten after this long also without news; left out: only with news. */
   readonly refreshMs?: number;
   readonly ttlMs?: number;
+  /** Told what the atServer's clock showed while it was written. */
+  readonly onServerTime?: (shown: ServerClock) => void;
 }
 
 const RETRY = { firstMs: 2_000, maxMs: 300_000 };
@@ -72,16 +75,21 @@ export class RecordKeeper {
   }
 
   async #write(signal: AbortSignal): Promise<void> {
-    const { client, us } = this.#context;
-    const { name, for: reader, ttlMs } = this.#options;
+    const { client, us, clock } = this.#context;
+    const { name, for: reader, ttlMs, onServerTime } = this.#options;
     const body = this.#options.body();
     if (!body) return;
     const aesKey = await this.#keys.forSending(signal);
     const text = seal(body, atKeyOf(reader, name, us), aesKey);
     const options = { encryptWith: aesKey, ...(ttlMs !== undefined && { ttlMs }) };
+    const askedMs = clock.monotonicMs();
     await atStep("state.put", () => client.put({ key: name, for: reader }, text, options, signal));
+    const answeredMs = clock.monotonicMs();
     this.#errorCode = undefined;
     this.written += 1;
+    if (!onServerTime) return;
+    const written = await client.metadataOf({ key: name, for: reader }, signal);
+    if (written?.updatedAt) onServerTime({ shownMs: written.updatedAt.getTime(), askedMs, answeredMs });
   }
 
   #report(error: unknown): void {

@@ -10,7 +10,7 @@ import type { Store } from "../store/store.js";
 import type { PeerKeys } from "./peer-keys.js";
 
 /** What the uplink needs of the atPlatform. */
-export type UplinkClient = Pick<AtClient, "notify" | "notificationStatus" | "put" | "sharedKeyFor">;
+export type UplinkClient = Pick<AtClient, "notify" | "notificationStatus" | "put" | "metadataOf" | "sharedKeyFor">;
 
 /** What the uplink is given. */
 export interface UplinkDeps {

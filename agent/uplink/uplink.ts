@@ -4,6 +4,7 @@ import { TaskGroup } from "../../core/scope.js";
 import { type DeviceInfo, formatInfo } from "../../messages/info.js";
 import { infoKey, receiptKey, stateKey } from "../../messages/names.js";
 import { formatState } from "../../messages/state.js";
+import type { ServerClock } from "../agent-time.js";
 import { AnswerUplink } from "./answer-uplink.js";
 import { LatestValues } from "./latest-values.js";
 import { type ReaderOptions, ReaderUplink } from "./reader-uplink.js";
@@ -16,6 +17,8 @@ export interface UplinkOptions extends UplinkDeps, PackOptions {
   readonly readers: readonly ReaderOptions[];
   /** Least time between two rewritings of the record with the latest values. */
   readonly stateIntervalMs: number;
+  /** Told what the atServer's clock showed. */
+  readonly onServerTime?: (shown: ServerClock) => void;
   /** What the device is, for the info record; `at` is set here. */
   readonly info: () => Omit<DeviceInfo, "at">;
 }
@@ -66,6 +69,7 @@ export class Uplink {
           intervalMs: stateIntervalMs,
           refreshMs: INFO_REFRESH_MS,
           ttlMs: INFO_TTL_MS,
+          ...(options.onServerTime && { onServerTime: options.onServerTime }),
         }),
     );
   }

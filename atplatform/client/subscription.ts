@@ -44,8 +44,8 @@ export interface SubscribeOptions {
    * connections that have an enrolment. On with keys that have one, unless false.
    */
   readonly catchUp?: boolean;
-  /** The atServer's last commit id, with every change and every 15 s, whatever the expression is. */
-  readonly onStats?: (commitId: number) => void;
+  /** The atServer's last commit id and its clock, with every change and every 15 s, whatever the expression is. */
+  readonly onStats?: (commitId: number, epochMillis: number) => void;
 }
 
 export interface SubscriptionHealth {
@@ -225,7 +225,7 @@ export class Subscription {
         this.#catchUp.begin(message.epochMillis);
         // What came before it has been handled by now.
         window.reached(message.epochMillis);
-        this.#options.onStats?.(message.commitId);
+        this.#options.onStats?.(message.commitId, message.epochMillis);
         return undefined;
       case "sharedKey":
         onSharedKey(message.from);

@@ -1,6 +1,7 @@
 import t from "tap";
-import { AgentTime } from "../../../agent/agent-time.js";
+import { AgentTime, type ClockTrust, clockTrust } from "../../../agent/agent-time.js";
 import { Counters } from "../../../agent/health/counters.js";
+import { clockHealth } from "../../../agent/health/sources.js";
 import { HealthBoard, type PartStatus } from "../../../agent/health/health.js";
 import { LogLimiter } from "../../../agent/health/log-limiter.js";
 import { patiently } from "../../../agent/patience.js";
@@ -64,37 +65,133 @@ t.test("a limiter of log lines", async (t) => {
 
 t.test("agent time", async (t) => {
   const known = Date.UTC(2026, 5, 1);
+  const HOUR = 3_600_000;
+  const boot = "b".repeat(32);
+  const timeBy = (clock: ManualClock, trust: () => ClockTrust = () => "unknown", bootOf = boot): AgentTime =>
+    new AgentTime({ clock, trust, boot: bootOf, machineMonotonicMs: () => clock.monotonicMs() });
 
-  t.test("is the local clock while that goes on", async (t) => {
+  t.test("is the wall clock while that goes on", async (t) => {
     const clock = new ManualClock(known);
-    const time = new AgentTime(clock, known - 1000);
+    const time = timeBy(clock);
+    time.resume({ ms: known - 1000 });
     await clock.advance(5000);
     t.equal(time.now(), known + 5000);
+    t.match(time.health, { known: true, code: undefined, wallBehindMs: 0 });
   });
 
-  t.test("goes on by the monotonic clock when the local clock is set back, and never goes back itself", async (t) => {
+  t.test("goes on by the monotonic clock when the wall clock is set back, and never goes back itself", async (t) => {
     const clock = new ManualClock(known);
-    const time = new AgentTime(clock, 0);
+    const time = timeBy(clock);
     t.equal(time.now(), known);
-    clock.setWall(known - 3_600_000);
+    clock.setWall(known - HOUR);
     t.equal(time.now(), known);
     await clock.advance(2000);
     t.equal(time.now(), known + 2000);
+    t.match(time.health, { code: "CLOCK_BEHIND", wallBehindMs: HOUR });
   });
 
-  t.test("on a board that boots in the past is what the last run knew to have passed", async (t) => {
-    const clock = new ManualClock(0);
-    const time = new AgentTime(clock, known);
+  t.test("does not follow a wall clock that jumps ahead before the atServer confirms it", async (t) => {
+    const clock = new ManualClock(known);
+    const time = timeBy(clock);
+    time.now();
+    clock.setWall(known + 30 * 24 * HOUR);
     await clock.advance(1000);
-    t.equal(time.now(), known + 1000);
+    t.equal(time.now(), known + 1000, "nothing expires by it");
+    t.match(time.health, { code: "CLOCK_AHEAD" });
+    time.serverShowed({ shownMs: known + 30 * 24 * HOUR });
+    t.equal(time.now(), known + 30 * 24 * HOUR + 1000);
+    t.match(time.health, { code: undefined });
+  });
+
+  t.test("takes a step that NTP makes", async (t) => {
+    const clock = new ManualClock(known);
+    const time = timeBy(clock);
+    time.now();
+    clock.setWall(known + 120_000);
+    t.equal(time.now(), known + 120_000);
+  });
+
+  t.test("is the atServer's clock when the wall clock is behind, and then runs on without it", async (t) => {
+    const clock = new ManualClock(known);
+    const time = timeBy(clock);
+    time.serverShowed({ shownMs: known + 3 * HOUR });
+    await clock.advance(60_000);
+    t.equal(time.now(), known + 3 * HOUR + 60_000);
+    time.serverShowed({ shownMs: known + HOUR });
+    t.equal(time.now(), known + 3 * HOUR + 60_000, "an old notification changes nothing");
+  });
+
+  t.test("knows the atServer's clock within the time that its answer took", async (t) => {
+    const clock = new ManualClock(known);
+    const time = timeBy(clock);
+    const askedMs = clock.monotonicMs();
+    await clock.advance(400);
+    const answeredMs = clock.monotonicMs();
+    await clock.advance(9000);
+    time.serverShowed({ shownMs: known + 5000 + 200, askedMs, answeredMs });
+    const { serverAheadFromMs = NaN, serverAheadToMs = NaN } = time.health;
+    t.equal(serverAheadToMs - serverAheadFromMs, 400);
+    t.equal(serverAheadFromMs, 0, "it is taken for the time at once");
+    t.equal(time.now(), known + 9400 + 4800, "the earliest that it can be");
+    clock.setWall(known + 9400 - 2 * HOUR);
+    time.serverShowed({ shownMs: known - HOUR, askedMs: clock.monotonicMs() });
+    t.match(time.health, { code: "CLOCK_BEHIND", serverAheadToMs: Number });
+    clock.setWall(time.nowMs());
+    t.match(time.health, { code: "TIME_AHEAD_OF_SERVER" }, "it does not go back for the server either");
+  });
+
+  t.test("is not known on a board that boots in the past, but never earlier than what had passed", async (t) => {
+    const clock = new ManualClock(0);
+    const time = timeBy(clock);
+    time.resume({ ms: known });
+    await clock.advance(1000);
+    t.equal(time.now(), undefined);
+    t.equal(time.nowMs(), known + 1000);
+    t.match(time.health, { known: false, code: "CLOCK_UNKNOWN" });
+    clock.setWall(known + HOUR);
+    t.equal(time.now(), known + HOUR);
+  });
+
+  t.test("is not known where the clock starts at the last shutdown, until somebody has set it", async (t) => {
+    let trust: ClockTrust = "unsynchronised";
+    const clock = new ManualClock(known);
+    const time = timeBy(clock, () => trust);
+    time.resume({ ms: known - 5000, boot: "a".repeat(32), monotonicMs: 100_000 });
+    t.equal(time.now(), undefined);
+    clock.setWall(known + 72 * HOUR);
+    t.equal(time.now(), undefined);
+    trust = "synchronised";
+    t.equal(time.now(), known + 72 * HOUR);
+    const other = timeBy(new ManualClock(known), () => "unsynchronised");
+    other.serverShowed({ shownMs: known + HOUR });
+    t.equal(other.now(), known + HOUR, "or the atServer has told the time");
+  });
+
+  t.test("goes on in the same boot after a restart, whatever the wall clock shows", async (t) => {
+    const clock = new ManualClock(known + 1000 * HOUR);
+    await clock.advance(60_000);
+    const time = timeBy(clock, () => "unknown");
+    time.resume({ ms: known, boot, monotonicMs: 20_000 });
+    t.equal(time.now(), known + 40_000);
+    t.match(time.health, { known: true, code: "CLOCK_AHEAD" });
   });
 
   t.test("is unknown on a new board that boots in the past, until its clock is set", async (t) => {
     const clock = new ManualClock(0);
-    const time = new AgentTime(clock, 0);
+    const time = timeBy(clock);
     t.equal(time.now(), undefined);
     clock.setWall(known);
     t.equal(time.now(), known);
+  });
+
+  t.test("is told as a part of the health", (t) => {
+    const clock = new ManualClock(0);
+    const time = timeBy(clock);
+    t.match(clockHealth(time), [{ name: "clock", state: "degraded", code: "CLOCK_UNKNOWN", counters: { known: 0 } }]);
+    clock.setWall(known);
+    t.match(clockHealth(time), [{ state: "ok", code: undefined, counters: { known: 1, wallBehindMs: 0 } }]);
+    t.ok(["synchronised", "unsynchronised", "unknown"].includes(clockTrust()));
+    t.end();
   });
 });
 

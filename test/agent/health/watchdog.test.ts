@@ -25,6 +25,17 @@ interface WatchedOptions {
   readonly asks?: boolean;
 }
 
+const NO_COUNTS = {
+  inMemory: false,
+  accepted: 0,
+  refused: 0,
+  evicted: 0,
+  expired: 0,
+  answersDropped: 0,
+  aside: 0,
+  commit: {} as never,
+};
+
 /** A watchdog over parts that a test changes. What systemd is told is collected. */
 function watched(t: Test, { flush = () => Promise.resolve(), asks = true }: WatchedOptions = {}) {
   const clock = new ManualClock();
@@ -67,7 +78,7 @@ t.test("the service manager", async (t) => {
   t.test("does not kill for what a restart would not mend: offline, disk full, a device away, refused", async (t) => {
     const { clock, parts, told, signsOfLife } = watched(t);
     const health = { state: "ok", errorCode: "SQLITE_FULL", identity: "cloned", usedBytes: 1 } as const;
-    const counts = { accepted: 1, refused: 1, evicted: 0, commit: {} as never };
+    const counts = { ...NO_COUNTS, accepted: 1, refused: 1 };
     parts.push(
       ...storeHealth({ health: { ...health, ...counts } }),
       ...driversHealth({
@@ -83,7 +94,7 @@ t.test("the service manager", async (t) => {
   t.test("hears nothing more when the disk has failed a sync, so that the store is opened anew", async (t) => {
     const { clock, parts, told, signsOfLife } = watched(t);
     const health = { state: "failed", errorCode: "EIO", identity: "same", usedBytes: 1 } as const;
-    parts.push(...storeHealth({ health: { ...health, accepted: 1, refused: 1, evicted: 0, commit: {} as never } }));
+    parts.push(...storeHealth({ health: { ...health, ...NO_COUNTS } }));
     await clock.advance(WATCHDOG_MS);
     t.equal(signsOfLife(), 0);
     t.same(told.at(-1), ["STATUS=store has failed (EIO)"]);
