@@ -88,6 +88,34 @@ export async function connectToBroker(
   }
 }
 
+/**
+ * Says hello under another name and leaves: whether the broker can be reached and lets us in. Heeds no session.
+ *
+ * @throws as {@link connectToBroker}
+ */
+export async function greetBroker(config: MqttConfig, signal: AbortSignal): Promise<void> {
+  const password = config.passwordFile === undefined ? undefined : await readPassword(config.passwordFile);
+  const { default: library } = await import("mqtt/lib/client");
+  const { will: _, ...guest } = { ...config, sessionExpirySeconds: 0 };
+  const path = new ReceivePath({
+    socket: await openSocket(config),
+    version: config.version === "5" ? 5 : 4,
+    receive: () => Promise.resolve(),
+    hurry: () => undefined,
+    maxPacketBytes: 65_536,
+    maxPending: 1,
+    maxPendingBytes: 65_536,
+  });
+  path.on("error", () => undefined);
+  const client = new library.default(() => path, clientOptions(guest, `atedge-guest-${process.pid}`, password));
+  try {
+    await untilAborted(untilConnected(config, client, path), signal);
+  } finally {
+    client.end(true);
+    path.destroy();
+  }
+}
+
 function clientOptions(config: MqttConfig, clientId: string, password: Secret | undefined): IClientOptions {
   const { username, keepAliveSeconds, sessionExpirySeconds, maxPending, maxMessageBytes, will } = config;
   return {

@@ -1,6 +1,7 @@
 import { Duplex } from "node:stream";
 import type { Socket } from "node:net";
 import { InOrder } from "../in-order.js";
+import { Haste } from "./haste.js";
 import { PacketFramer, type MqttFrame } from "./packet-framer.js";
 import { isPublish, parsePublish, pubacks, type InboundMessage, type ProtocolVersion } from "./publish-packet.js";
 
@@ -9,7 +10,7 @@ export interface ReceivePathOptions {
   readonly version: ProtocolVersion;
   /** Takes the messages of one chunk; resolves when they are safe. They may be views of the chunk. */
   readonly receive: (messages: readonly InboundMessage[]) => Promise<void>;
-  /** Called when messages come so fast that the broker is likely to wait for our acknowledgements. */
+  /** Called when the broker waits for our acknowledgements ({@link Haste}). */
   readonly hurry?: (() => void) | undefined;
   readonly maxPacketBytes: number;
   /** Messages under way at most, plus those of one chunk; then the socket is not read. */
@@ -20,10 +21,6 @@ export interface ReceivePathOptions {
 const DISCONNECT = 14;
 /** Reason code of a DISCONNECT (MQTT 5, section 3.14.2.1). */
 const SESSION_TAKEN_OVER = 0x8e;
-
-/** What comes faster than this does not come from sensors one by one: a queue is being worked off. */
-const BURST_MESSAGES = 10;
-const BURST_MS = 5;
 
 /**
  * Stands between the socket and mqtt.js: takes every PUBLISH out of what comes in, and acknowledges it when `receive`
@@ -37,11 +34,10 @@ export class ReceivePath extends Duplex {
   readonly #options: ReceivePathOptions;
   readonly #framer: PacketFramer;
   readonly #messages = new InOrder((error) => this.#fail(error));
+  readonly #haste = new Haste();
   #pendingBytes = 0;
   #readerFull = false;
   #farewell: Error | undefined;
-  #burst = 0;
-  #burstAtMs = -Infinity;
 
   constructor(options: ReceivePathOptions) {
     super({ autoDestroy: true });
@@ -117,20 +113,12 @@ export class ReceivePath extends Duplex {
       this.#pendingBytes -= bytes;
       // Through our own writable side, where it cannot fall between the pieces of a packet of mqtt.js.
       if (packetIds.length > 0 && this.writable) this.write(pubacks(packetIds));
-      setImmediate(() => this.#flow());
+      setImmediate(() => {
+        if (this.#messages.pending === 0) this.#haste.acknowledged(performance.now());
+        this.#flow();
+      });
     });
-    if (this.#isBurst(messages.length)) this.#options.hurry?.();
-  }
-
-  /** A broker sends its whole window at once, 20 messages by mosquitto's default, and then waits. */
-  #isBurst(count: number): boolean {
-    const nowMs = performance.now();
-    if (nowMs - this.#burstAtMs > BURST_MS) {
-      this.#burstAtMs = nowMs;
-      this.#burst = 0;
-    }
-    this.#burst += count;
-    return this.#burst >= BURST_MESSAGES;
+    if (this.#haste.arrived(messages.length, performance.now())) this.#options.hurry?.();
   }
 
   #flow(): void {

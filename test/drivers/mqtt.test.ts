@@ -3,6 +3,7 @@ import { createServer, connect as connectTcp, type Server, type Socket } from "n
 import fc from "fast-check";
 import t from "tap";
 import { codeOf } from "../../core/errors.js";
+import { Haste } from "../../drivers/mqtt/haste.js";
 import { PacketFramer, type MqttFrame } from "../../drivers/mqtt/packet-framer.js";
 import {
   correlationOf,
@@ -16,6 +17,7 @@ import { captures, parseTopicFilter, withCaptures } from "../../drivers/mqtt/top
 import { eventually } from "../contracts/driver.js";
 import { cutAt } from "../fixtures/cut.js";
 import { publishPacket } from "../fixtures/mqtt-packets.js";
+import { seededRandom } from "../fixtures/seeded-random.js";
 
 const PINGRESP = Buffer.from([0xd0, 0]);
 
@@ -151,6 +153,47 @@ void t.test("parsePublish", async (t) => {
     for (let length = 0; length < good.length - 2; length += 1) {
       const cut = Buffer.concat([Buffer.from([0x32, length]), good.subarray(2, 2 + length)]);
       t.throws(() => parse(cut), { code: "SYNTAX_INVALID" });
+    }
+  });
+});
+
+void t.test("Haste", async (t) => {
+  /** Runs a broker with so many messages in flight against an outbox that waits 200 ms unless told to hurry. */
+  const drained = (inFlight: number, messages: number): number => {
+    const haste = new Haste();
+    let nowMs = 0;
+    for (let sent = 0; sent < messages; sent += inFlight) {
+      nowMs += haste.arrived(inFlight, nowMs) ? 2 : 200;
+      haste.acknowledged(nowMs);
+      nowMs += 1;
+    }
+    return nowMs;
+  };
+  await t.test("brings a broker that waits for each acknowledgement to many times the speed", async (t) => {
+    t.ok(drained(1, 2000) < 2000 * 5, `${drained(1, 2000)} ms for 2000 messages one by one`);
+    t.ok(drained(20, 2000) <= 300, `${drained(20, 2000)} ms by twenties`);
+  });
+
+  await t.test("leaves sensors that publish at their own pace to share a commit", async (t) => {
+    for (const perSecond of [1, 3, 7, 15, 40, 120, 400, 1500]) {
+      const haste = new Haste();
+      const random = seededRandom(perSecond);
+      let hurried = 0;
+      let commitAtMs = Infinity;
+      let nowMs = 0;
+      for (let n = 0; n < perSecond * 100; n += 1) {
+        nowMs += (0.5 + random()) * (1000 / perSecond);
+        if (commitAtMs <= nowMs) {
+          haste.acknowledged(commitAtMs);
+          commitAtMs = Infinity;
+        }
+        commitAtMs = Math.min(commitAtMs, (Math.floor(nowMs / 200) + 1) * 200);
+        if (haste.arrived(1, nowMs)) {
+          hurried += 1;
+          commitAtMs = nowMs + 2;
+        }
+      }
+      t.ok(hurried <= 100, `${hurried} commits out of turn in 100 seconds at ${perSecond} messages a second`);
     }
   });
 });
