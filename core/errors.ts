@@ -1,14 +1,10 @@
 /**
- * A failure that callers act on. `code` is stable and part of the interface; the message is for people.
+ * A failure that callers act on. `code` is stable and part of the interface; the message is for people. Its `name` is
+ * `Error`: class names do not outlive minification.
  * A broken assumption is a plain `Error` and ends the process.
  */
 export class EdgeError extends Error {
   readonly code: string = "EDGE_ERROR";
-
-  constructor(message: string, options?: ErrorOptions) {
-    super(message, options);
-    this.name = new.target.name;
-  }
 }
 
 /** Input that does not have the expected form; the message says where and what was expected. */

@@ -67,8 +67,6 @@ const common = (version) => ({
   target: "node20",
   format: "esm",
   minify: true,
-  // Error names are part of what people read.
-  keepNames: true,
   legalComments: "none",
   logLevel: "warning",
   metafile: true,

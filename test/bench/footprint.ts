@@ -1,10 +1,10 @@
 /**
  * Memory of the agent with the serial, MQTT and host drivers at work, and the size of the bundle. Limits: 72 MB of RSS
- * and 1 MB of JavaScript (issue 2). A bare Node process of the same run is printed beside it.
+ * and 1 MB of JavaScript (issue 2) for what `atedge run` may load; the whole product is printed beside it. A bare Node process of the same run is printed beside it.
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtemp, readFile, readdir, rm, stat } from "node:fs/promises";
+import { mkdtemp, readFile, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -13,19 +13,34 @@ import { parseObject, setUpSite } from "../../demo/site.js";
 
 const dist = join(process.cwd(), "dist");
 const SECONDS = 30;
+const STATIC_IMPORT = /(?:from|import)"\.\/(?<name>[\w-]+\.js)"/gu;
+const ANY_IMPORT = /"\.\/(?<name>[\w-]+\.js)"/gu;
 
 delete process.env["NODE_OPTIONS"];
 await printBundle();
 await printMemory();
 
 async function printBundle(): Promise<void> {
-  const names = (await readdir(dist)).filter((name) => name.endsWith(".js"));
-  const sizes = await Promise.all(names.map(async (name) => [name, (await stat(join(dist, name))).size] as const));
-  const product = sizes.filter(([name]) => !name.startsWith("demo-"));
-  const bytes = product.reduce((sum, [, size]) => sum + size, 0);
-  process.stdout.write(
-    `bundle without addons  ${(bytes / 1e6).toFixed(2)} MB in ${product.length} files (limit 1 MB)\n`,
+  const names = (await readdir(dist)).filter((name) => name.endsWith(".js") && !name.startsWith("demo-"));
+  const files = new Map(
+    await Promise.all(names.map(async (name) => [name, await readFile(join(dist, name))] as const)),
   );
+  const megabytes = (some: Iterable<string>): string =>
+    ([...some].reduce((sum, name) => sum + (files.get(name)?.length ?? 0), 0) / 1e6).toFixed(2);
+  const agent = new Set<string>();
+  reach("atedge.js", STATIC_IMPORT);
+  for (const name of names.filter((each) => each.startsWith("main-"))) reach(name, ANY_IMPORT);
+  process.stdout.write(
+    `bundle of the agent, without addons  ${megabytes(agent)} MB in ${agent.size} files (limit 1 MB)\n`,
+  );
+  process.stdout.write(`all commands, the platform too  ${megabytes(files.keys())} MB in ${files.size} files\n`);
+
+  function reach(name: string, imports: RegExp): void {
+    const text = files.get(name)?.toString("utf8");
+    if (text === undefined || agent.has(name)) return;
+    agent.add(name);
+    for (const { groups } of text.matchAll(imports)) reach(groups?.["name"] ?? "", imports);
+  }
 }
 
 async function printMemory(): Promise<void> {
