@@ -1,6 +1,7 @@
 import type { DriverSupervisor } from "../drivers/supervisor.js";
 import { type DeviceInfo, type HealthInfo } from "../messages/info.js";
-import { MAX_RESULT_LENGTH, MAX_REQUESTS_A_CALLER } from "./control/command-desk.js";
+import { MAX_REQUESTS_A_CALLER } from "./control/command-desk.js";
+import { MAX_RESULT_LENGTH } from "./control/command-runner.js";
 import type { AgentConfig } from "./config/parse.js";
 import type { AgentHealth } from "./health/health.js";
 import { MAX_SIGNED_LENGTH } from "../messages/envelope.js";

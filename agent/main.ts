@@ -1,4 +1,5 @@
 import { readFile } from "node:fs/promises";
+import { join } from "node:path";
 import { type AtClient, openAtClient, type ReceivedNotification } from "../atplatform/client/at-client.js";
 import type { AtKeys } from "../atplatform/crypto/at-keys.js";
 import { type Clock, systemClock } from "../core/clock.js";
@@ -10,14 +11,12 @@ import { DriverSupervisor } from "../drivers/supervisor.js";
 import { OwnKeyGuard } from "../messages/own-key.js";
 import { PeerTrust } from "../messages/peer-trust.js";
 import { openAgentStore } from "./agent-store.js";
+import { AuditLog } from "./audit/audit-log.js";
+import { auditedPins, configuredPins, joinControl, keyChanges } from "./control-parts.js";
 import { AgentTime } from "./agent-time.js";
 import { loadConfig } from "./config/load.js";
-import { LiveConfig, type LiveConfigOptions } from "./config/live-config.js";
+import type { LiveConfig, LiveConfigOptions } from "./config/live-config.js";
 import { type AgentConfig, faultLine } from "./config/parse.js";
-import { CommandDesk } from "./control/command-desk.js";
-import { Policy } from "./control/policy.js";
-import { RequestReader } from "./control/request-reader.js";
-import { storedCommands } from "./control/stored-commands.js";
 import { HealthBoard } from "./health/health.js";
 import { systemdOf } from "./health/notify-systemd.js";
 import { reportHealth } from "./health/report.js";
@@ -67,6 +66,10 @@ export async function runAgent({ configFile, version }: RunOptions, stop: AbortS
   const enrolledAnew = known !== undefined && known.enrollmentId !== keys.enrollmentId;
   const time = new AgentTime({ clock });
   await using store = await openAgentStore(config, { clock, time, log, enrolledAnew });
+  const nowMs = (): number => time.now() ?? clock.now();
+  const { maxBytes } = config.audit;
+  await using audit = new AuditLog({ folder: join(config.stateDir, "audit"), maxBytes, nowMs, log });
+  if (enrolledAnew) void audit.append("key", { how: "enrolled anew", enrollmentId: keys.enrollmentId });
   await using client = await openAtClient(
     {
       atSign: config.atsign,
@@ -81,7 +84,7 @@ export async function runAgent({ configFile, version }: RunOptions, stop: AbortS
   await using group = new TaskGroup(stop);
   const { device, ns, stateDir, allowManagerKeys } = config;
   const check = { ...inUse, client, stateDir, address: { device, ns }, allowManagerKeys, clock };
-  const parts = joinParts({ config, load, keys, store, client, clock, time, log, group, version });
+  const parts = joinParts({ config, load, keys, store, client, audit, clock, time, log, group, version });
   log.info({ version, atsign: config.atsign, device: config.device, drivers: config.driver.length }, "agent started");
   group.start((signal) => checkEnrollment({ ...check, log: log.child({ part: "keys" }) }, signal));
   const { health, live } = parts;
@@ -106,6 +109,7 @@ interface Joint {
   readonly keys: AtKeys;
   readonly store: Store;
   readonly client: AtClient;
+  readonly audit: AuditLog;
   readonly clock: Clock;
   readonly time: AgentTime;
   readonly log: AgentLog;
@@ -129,16 +133,17 @@ interface Parts {
 }
 
 /** Makes the parts and tells them of each other; they run when they are started. */
-function joinParts({ config, load, keys, store, client, clock, time, log, group, version }: Joint): Parts {
+function joinParts({ config, load, keys, store, client, audit, clock, time, log, group, version }: Joint): Parts {
   const { atsign: us, device, ns } = config;
   const address = { device, ns };
-  const now = (): number | undefined => time.now();
+  const pins = auditedPins(store.pins, audit);
   const trust = new PeerTrust({
     us,
     address,
     records: peerRecords(client, clock),
     configured: configuredPins(config),
-    remembered: store.pins,
+    remembered: pins,
+    onChanged: keyChanges(audit, clock),
     log: log.child({ part: "trust" }),
   });
   const drivers = new DriverSupervisor({
@@ -150,33 +155,14 @@ function joinParts({ config, load, keys, store, client, clock, time, log, group,
     clock,
     log: log.child({ part: "drivers" }),
   });
-  let policy = new Policy(config.allow, { device, clock });
-  const live = new LiveConfig({
-    config,
-    load,
-    async apply(next) {
-      policy = new Policy(next.allow, { device, clock }, policy);
-      trust.configure(configuredPins(next));
-      log.setLevel(next.logLevel);
-      await drivers.configure(next.driver.map(anyConfiguredDriver), new Set());
-      uplink.infoChanged();
-    },
-    log: log.child({ part: "config" }),
+  const control = joinControl({
+    ...{ config, load, version, address, store, trust, drivers, time, clock, log, audit, group },
+    infoChanged: () => uplink.infoChanged(),
   });
-  const desk = new CommandDesk({
-    address,
-    policy: () => policy,
-    reader: new RequestReader({ us, address, trust, now }),
-    store: storedCommands(store, address, () => now() ?? clock.now()),
-    drivers,
-    now,
-    clock,
-    log: log.child({ part: "control" }),
-    group,
-  });
+  const { live, desk } = control;
   const health = new HealthBoard(clock);
   const ownKeys = new OwnKeyGuard({
-    remembered: store.pins,
+    remembered: pins,
     accepted: new Set(config.sharedKeys),
     howToAccept: (fingerprint) => `add ${fingerprint} to sharedKeys in the configuration`,
   });
@@ -202,8 +188,7 @@ function joinParts({ config, load, keys, store, client, clock, time, log, group,
   health.add(() => linkHealth(client));
   health.add(() => driversHealth(drivers));
   health.add(() => uplink.health());
-  health.add(() => live.health());
-  health.add(() => [{ name: "control", state: "ok", counters: desk.counters.values() }]);
+  health.add(() => control.health());
   const onServerTime = (shownMs: number): void => time.serverShowed({ shownMs });
   const receive = async (n: ReceivedNotification, signal: AbortSignal): Promise<void> => {
     if (!(await uplink.receive(n, signal))) desk.receive(n);
@@ -216,18 +201,14 @@ function joinParts({ config, load, keys, store, client, clock, time, log, group,
       group.start((signal) => store.run(signal));
       group.start((signal) => drivers.run(signal));
       group.start((signal) => uplink.run(signal));
-      group.start((signal) => monitor({ client, address, resume: store.monitor, clock, onServerTime, receive }, signal));
+      group.start((signal) =>
+        monitor({ client, address, resume: store.monitor, clock, onServerTime, receive }, signal),
+      );
       group.start((signal) => reportHealth(health, { clock, log, onDriver: () => uplink.infoChanged() }, signal));
       desk.settleUnfinished();
       await group.join();
     },
   };
-}
-
-function configuredPins({ reader, allow }: AgentConfig): ReadonlyMap<string, string> {
-  return new Map(
-    [...reader, ...allow].flatMap(({ atsign, key }) => (key === undefined ? [] : [[atsign, key] as const])),
-  );
 }
 
 async function readCa(file: string): Promise<string> {

@@ -50,6 +50,8 @@ export interface PeerTrustOptions {
   /** Fingerprints that a human gave; each is the only one that counts for its peer. */
   readonly configured: ReadonlyMap<string, string>;
   readonly remembered: PinStore;
+  /** Told each time that a peer's key is found to be another one. */
+  readonly onChanged?: (error: PeerKeyChanged) => void;
   readonly log: Log;
 }
 
@@ -121,13 +123,15 @@ export class PeerTrust {
   }
 
   async #pin(peer: string, fresh: boolean, signal: AbortSignal): Promise<Pinned> {
-    const { records, remembered, log } = this.#options;
+    const { records, remembered, onChanged, log } = this.#options;
     const text = await records.publicKeyOf(peer, { fresh }, signal);
     const actual = fingerprintOf(text);
     const decision = decidePin({ configured: this.#configured.get(peer), remembered: remembered.get(peer), actual });
     if (decision.verdict === "changed") {
       this.#pinned.delete(peer);
-      throw new PeerKeyChanged(peer, decision.expected, actual);
+      const changed = new PeerKeyChanged(peer, decision.expected, actual);
+      onChanged?.(changed);
+      throw changed;
     }
     const key = publicKeyFromText(text);
     if (decision.verdict === "first-use") {

@@ -1,5 +1,5 @@
 import { constants } from "node:fs";
-import { mkdir, open, readdir, readFile, rm, truncate, type FileHandle } from "node:fs/promises";
+import { mkdir, open, readdir, readFile, rm, type FileHandle } from "node:fs/promises";
 import { join } from "node:path";
 import { codeOf } from "../../core/errors.js";
 import type { Log } from "../../core/log.js";
@@ -43,47 +43,32 @@ interface Segment {
   readonly path: string;
 }
 
-/**
- * Opens the device's audit log: files of lines that are only ever added to, each tied to the one before by its hash.
- * A line that a power cut has left half written is cut off: nobody was told that it was there.
- */
-export async function openAuditLog(options: AuditLogOptions): Promise<AuditLog> {
-  const { folder } = options;
-  await mkdir(folder, { recursive: true, mode: 0o700 });
-  const segments = await segmentsIn(folder);
-  let head = GENESIS;
-  let bytes = 0;
-  for (const { n, path } of segments.slice(-2)) {
-    const { lines, whole } = await linesOf(path);
-    await truncate(path, whole);
-    const last = lines.at(-1);
-    if (last !== undefined) head = { n: n + lines.length - 1, hash: hashOfLine(last) };
-    bytes = whole;
-  }
-  return new AuditLog(options, segments, head, bytes);
+interface Waiting {
+  readonly at: number;
+  readonly kind: string;
+  readonly fields: Readonly<Record<string, unknown>>;
 }
 
-/** Made by {@link openAuditLog}. */
+/**
+ * The device's audit log: files of lines that are only ever added to, each tied to the one before by its hash. A line
+ * that a power cut has left half written is written over: nobody was told that it was there.
+ */
 export class AuditLog implements Audit, Disposable {
   readonly #options: AuditLogOptions;
-  readonly #segments: Segment[];
-  /** The last line that was made, and the last that is on the disk. */
-  #head: AuditHead;
-  #stored: AuditHead;
+  /** Oldest first; `undefined` until the folder could be read. */
+  #segments: Segment[] | undefined;
+  /** The last line that is on the disk. */
+  #head = GENESIS;
   /** Of the newest file. */
-  #bytes: number;
+  #bytes = 0;
   #file: FileHandle | undefined;
-  readonly #waiting: { readonly head: AuditHead; readonly line: string }[] = [];
+  readonly #waiting: Waiting[] = [];
   #writing: Promise<void> | undefined;
   #code: string | undefined;
   #lost = 0;
 
-  constructor(options: AuditLogOptions, segments: readonly Segment[], head: AuditHead, bytes: number) {
+  constructor(options: AuditLogOptions) {
     this.#options = options;
-    this.#segments = [...segments];
-    this.#head = head;
-    this.#stored = head;
-    this.#bytes = bytes;
   }
 
   health(): PartStatus[] {
@@ -100,7 +85,7 @@ export class AuditLog implements Audit, Disposable {
       this.#lost += 1;
       return;
     }
-    this.#add(kind, fields);
+    this.#waiting.push({ at: Math.round(this.#options.nowMs()), kind, fields });
     // What is under way may have taken its lines already.
     await this.#writing;
     if (this.#waiting.length > 0) await (this.#writing ??= this.#write().finally(() => (this.#writing = undefined)));
@@ -109,9 +94,10 @@ export class AuditLog implements Audit, Disposable {
   /** Lines from number `from` on, as many as fit into `maxChars`, but at least one. */
   async page(from: number, maxChars: number): Promise<AuditPage> {
     await this.#writing;
-    const first = this.#segments[0]?.n ?? 1;
+    const segments = (this.#segments ??= await this.#load());
+    const first = segments[0]?.n ?? 1;
     const start = Math.max(from, first);
-    const segment = this.#segments.findLast(({ n }) => n <= start);
+    const segment = segments.findLast(({ n }) => n <= start);
     const lines: string[] = [];
     if (segment) {
       let chars = 0;
@@ -121,7 +107,7 @@ export class AuditLog implements Audit, Disposable {
         lines.push(line);
       }
     }
-    return { from: start, lines, first, head: this.#stored };
+    return { from: start, lines, first, head: this.#head };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -130,19 +116,13 @@ export class AuditLog implements Audit, Disposable {
     this.#file = undefined;
   }
 
-  #add(kind: string, fields: Readonly<Record<string, unknown>>): void {
-    const n = this.#head.n + 1;
-    const line = JSON.stringify({ n, prev: this.#head.hash, at: Math.round(this.#options.nowMs()), kind, ...fields });
-    this.#head = { n, hash: hashOfLine(line) };
-    this.#waiting.push({ head: this.#head, line });
-  }
-
   /** Writes what waits, in one go. */
   async #write(): Promise<void> {
     try {
+      const segments = (this.#segments ??= await this.#load());
       while (this.#waiting.length > 0) {
-        if (this.#file && this.#bytes >= this.#options.maxBytes / FILES) await this.#rotate();
-        await this.#put();
+        if (this.#file && this.#bytes >= this.#options.maxBytes / FILES) await this.#rotate(segments);
+        await this.#put(segments);
       }
       this.#code = undefined;
     } catch (error) {
@@ -153,56 +133,81 @@ export class AuditLog implements Audit, Disposable {
     }
   }
 
+  /** Finds the end of what earlier runs have written. */
+  async #load(): Promise<Segment[]> {
+    const { folder } = this.#options;
+    await mkdir(folder, { recursive: true, mode: 0o700 });
+    const names = (await readdir(folder)).filter((name) => NAME.test(name)).sort();
+    const segments = names.map((name) => ({ n: Number(NAME.exec(name)?.groups?.n), path: join(folder, name) }));
+    // The newest may be empty, when it was only just begun.
+    for (const { n, path } of segments.slice(-2)) {
+      const { lines, whole } = await linesOf(path);
+      const last = lines.at(-1);
+      if (last !== undefined) this.#head = { n: n + lines.length - 1, hash: hashOfLine(last) };
+      this.#bytes = whole;
+    }
+    return segments;
+  }
+
   /** Adds what waits to the newest file. What a write that failed has left there is written over. */
-  async #put(): Promise<void> {
-    const file = (this.#file ??= await this.#openNewest());
-    const lines = [...this.#waiting];
-    const bytes = Buffer.from(lines.map(({ line }) => `${line}\n`).join(""));
+  async #put(segments: Segment[]): Promise<void> {
+    const file = (this.#file ??= await this.#openNewest(segments));
+    const entries = [...this.#waiting];
+    let head = this.#head;
+    const lines = entries.map(({ at, kind, fields }) => {
+      const line = JSON.stringify({ n: head.n + 1, prev: head.hash, at, kind, ...fields });
+      head = { n: head.n + 1, hash: hashOfLine(line) };
+      return `${line}\n`;
+    });
+    const bytes = Buffer.from(lines.join(""));
     await atStep("audit.append", async () => {
       await file.write(bytes, 0, bytes.length, this.#bytes);
       await file.datasync();
     });
     this.#bytes += bytes.length;
-    this.#waiting.splice(0, lines.length);
-    this.#stored = lines.at(-1)?.head ?? this.#stored;
+    this.#head = head;
+    this.#waiting.splice(0, entries.length);
   }
 
-  async #openNewest(): Promise<FileHandle> {
+  async #openNewest(segments: Segment[]): Promise<FileHandle> {
     const { folder } = this.#options;
-    if (this.#segments.length === 0) this.#segments.push(this.#segmentAt(1));
-    const file = await open(this.#segments.at(-1)?.path ?? "", constants.O_RDWR | constants.O_CREAT, 0o600);
-    const directory = await open(folder, constants.O_RDONLY);
-    await directory.sync().finally(() => directory.close());
-    return file;
+    if (segments.length === 0) segments.push(this.#segmentAt(1));
+    const file = await open(segments.at(-1)?.path ?? "", constants.O_RDWR | constants.O_CREAT, 0o600);
+    try {
+      // Whatever a power cut has left behind the last whole line.
+      await file.truncate(this.#bytes);
+      const directory = await open(folder, constants.O_RDONLY);
+      await directory.sync().finally(() => directory.close());
+      return file;
+    } catch (error) {
+      await file.close();
+      throw error;
+    }
   }
 
   /** Begins a new file, and drops the oldest once a line says that they go. */
-  async #rotate(): Promise<void> {
+  async #rotate(segments: Segment[]): Promise<void> {
     await this.#file?.close();
     this.#file = undefined;
-    this.#segments.push(this.#segmentAt(this.#stored.n + 1));
+    segments.push(this.#segmentAt(this.#head.n + 1));
     this.#bytes = 0;
-    const leaving = this.#segments.slice(0, -FILES);
+    const leaving = segments.slice(0, -FILES);
     const last = leaving.at(-1);
-    const next = this.#segments[leaving.length];
+    const next = segments[leaving.length];
     if (!last || !next) return;
     const lastLine = (await linesOf(last.path)).lines.at(-1) ?? "";
-    this.#add("rotated", { to: next.n - 1, hash: hashOfLine(lastLine) });
-    await this.#put();
+    const fields = { to: next.n - 1, hash: hashOfLine(lastLine) };
+    this.#waiting.unshift({ at: Math.round(this.#options.nowMs()), kind: "rotated", fields });
+    await this.#put(segments);
     await atStep("audit.rotate", async () => {
       for (const { path } of leaving) await rm(path, { force: true });
     });
-    this.#segments.splice(0, leaving.length);
+    segments.splice(0, leaving.length);
   }
 
   #segmentAt(n: number): Segment {
     return { n, path: join(this.#options.folder, `${String(n).padStart(12, "0")}.jsonl`) };
   }
-}
-
-async function segmentsIn(folder: string): Promise<Segment[]> {
-  const names = (await readdir(folder)).filter((name) => NAME.test(name)).sort();
-  return names.map((name) => ({ n: Number(NAME.exec(name)?.groups?.n), path: join(folder, name) }));
 }
 
 /** The whole lines of a file, and how many bytes they take. */

@@ -232,6 +232,13 @@ const classes = v.strictObject({
   measurement: v.optional(v.pipe(durability, v.description("The same for a measurement.")), "power-cut"),
 });
 
+const audit = v.strictObject({
+  maxBytes: v.optional(
+    v.pipe(integer(65_536, 1_073_741_824), v.description("Of its files together; then the oldest goes.")),
+    4_194_304,
+  ),
+});
+
 /**
  * The agent's whole configuration: type, default, bounds and doc line of every key. The parser, the reference page and
  * the example file all come from here. The keys of a driver's own kind come from that kind's schema.
@@ -348,6 +355,7 @@ export const agentSchema = v.strictObject({
     ),
     {},
   ),
+  audit: v.optional(v.pipe(audit, v.description("The log of commands, rules and changes, for `atedge audit`.")), {}),
   reader: v.optional(v.array(reader), []),
   allow: v.optional(v.array(allow), []),
   driver: v.optional(v.array(driver), []),

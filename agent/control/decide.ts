@@ -1,9 +1,9 @@
-import type { CommandDescription } from "../../core/driver.js";
 import { faultOf } from "../../drivers/arguments.js";
 import { CommandRejected } from "../../messages/command.js";
 import { digestOf, type LedgerEntry, type Outcome } from "./ledger.js";
 import type { Caller } from "./policy.js";
 import type { Asked } from "./request-reader.js";
+import type { TargetCommand } from "./targets.js";
 
 /** What is known when a command is decided about. */
 export interface Circumstances {
@@ -15,12 +15,12 @@ export interface Circumstances {
   readonly ledgerBornAtMs: number | undefined;
   readonly nowMs: number | undefined;
   /** The target's commands; `undefined` when there is no such target. */
-  readonly commands: readonly CommandDescription[] | undefined;
+  readonly commands: readonly TargetCommand[] | undefined;
   readonly targetIsUp: boolean;
 }
 
 export type Decision =
-  | { readonly action: "run"; readonly description: CommandDescription }
+  | { readonly action: "run"; readonly description: TargetCommand }
   /** It would have been run. */
   | { readonly action: "dry-run" }
   /** It was carried out before: the same answer again. */

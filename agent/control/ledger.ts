@@ -49,8 +49,8 @@ export interface CommandStore {
   /** Accepted, without an outcome. */
   unfinished(): readonly LedgerEntry[];
   accept(entry: LedgerEntry): Promise<void>;
-  /** Keeps the outcome and queues the answer, both or neither. */
-  finish(entry: LedgerEntry, outcome: Outcome, answer: Answer): Promise<void>;
+  /** Keeps the outcome and queues the answer, if somebody is to get one; both or neither. */
+  finish(entry: LedgerEntry, outcome: Outcome, answer: Answer | undefined): Promise<void>;
   queueAnswer(answer: Answer): Promise<void>;
 }
 

@@ -58,7 +58,8 @@ export function storedCommands(
       // Whoever accepts has looked for it in this very moment.
       if (kind === "repeat") throw new Error(`the command ${id} of ${caller} was accepted twice`);
     },
-    finish: ({ caller, id }, outcome, answer) => written(ledger.finish(caller, id, outcome, outgoing(answer))),
+    finish: ({ caller, id }, outcome, answer) =>
+      written(ledger.finish(caller, id, outcome, answer && outgoing(answer))),
     queueAnswer: (answer) => written(answers.put(outgoing(answer))),
   };
 }

@@ -2,13 +2,13 @@ import { appendFileSync, readdirSync, readFileSync, rmSync, statSync, writeFileS
 import { join } from "node:path";
 import fc from "fast-check";
 import t from "tap";
-import { type AuditLog, openAuditLog } from "../../../agent/audit/audit-log.js";
+import { AuditLog } from "../../../agent/audit/audit-log.js";
 import { type AuditHead, ChainCheck, GENESIS } from "../../../agent/audit/chain.js";
 import { auditedArgs } from "../../../agent/audit/redact.js";
 import { silentLog } from "../../../core/log.js";
 
-const opened = (folder: string, maxBytes = 1_000_000): Promise<AuditLog> =>
-  openAuditLog({ folder, maxBytes, nowMs: () => 1_800_000_000_000, log: silentLog });
+const opened = (folder: string, maxBytes = 1_000_000): AuditLog =>
+  new AuditLog({ folder, maxBytes, nowMs: () => 1_800_000_000_000, log: silentLog });
 
 /** All lines, page by page. */
 async function all(audit: AuditLog, pageChars = 500): Promise<string[]> {
@@ -29,7 +29,7 @@ function faultOf(lines: readonly string[], known?: AuditHead): string | undefine
 }
 
 async function filled(folder: string, entries: number, maxBytes?: number): Promise<AuditLog> {
-  const audit = await opened(folder, maxBytes);
+  const audit = opened(folder, maxBytes);
   for (let n = 1; n <= entries; n++) await audit.append("command", { caller: "@grower", n2: n });
   return audit;
 }
@@ -52,7 +52,7 @@ t.test("the audit log", async (t) => {
   });
 
   t.test("takes many at once in the order in which they came", async (t) => {
-    await using audit = await opened(t.testdir());
+    await using audit = opened(t.testdir());
     await Promise.all(Array.from({ length: 200 }, (_, n) => audit.append("command", { n2: n })));
     const lines = await all(audit);
     t.same(
@@ -103,14 +103,11 @@ t.test("the audit log", async (t) => {
   t.test("says when it cannot be written, keeps the lines, and writes them when it can", async (t) => {
     const home = t.testdir();
     const folder = join(home, "audit");
-    await using audit = await opened(folder);
-    rmSync(folder, { recursive: true });
+    await using audit = opened(folder);
     writeFileSync(folder, "in the way");
     await audit.append("command", { n2: 1 });
     t.match(audit.health(), [{ state: "degraded", counters: { waiting: 1 } }]);
     rmSync(folder);
-    const { mkdirSync } = await import("node:fs");
-    mkdirSync(folder);
     await audit.append("command", { n2: 2 });
     t.match(audit.health(), [{ state: "ok", counters: { waiting: 0, entries: 2 } }]);
     t.equal(faultOf(await all(audit)), undefined);
