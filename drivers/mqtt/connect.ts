@@ -96,7 +96,7 @@ export async function connectToBroker(
 export async function greetBroker(config: MqttConfig, signal: AbortSignal): Promise<void> {
   const password = config.passwordFile === undefined ? undefined : await readPassword(config.passwordFile);
   const { default: library } = await import("mqtt/lib/client");
-  const { will: _, ...guest } = { ...config, sessionExpirySeconds: 0 };
+  const guest = { ...config, sessionExpirySeconds: 0, will: undefined };
   const path = new ReceivePath({
     socket: await openSocket(config),
     version: config.version === "5" ? 5 : 4,

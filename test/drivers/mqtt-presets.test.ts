@@ -1,3 +1,4 @@
+import { readdir, readFile } from "node:fs/promises";
 import fc from "fast-check";
 import t from "tap";
 import * as v from "valibot";
@@ -5,6 +6,7 @@ import type { Reading } from "../../core/driver.js";
 import { mqttSchema } from "../../drivers/mqtt/config.js";
 import type { Preset } from "../../drivers/mqtt/message-source.js";
 import { openMqtt } from "../../drivers/mqtt/mqtt-driver.js";
+import { planOf } from "../../drivers/mqtt/plan.js";
 import { homeAssistant } from "../../drivers/mqtt/presets/home-assistant.js";
 import { shelly } from "../../drivers/mqtt/presets/shelly.js";
 import { tasmota } from "../../drivers/mqtt/presets/tasmota.js";
@@ -29,6 +31,36 @@ function prepared(preset: Preset, name: string, args: Record<string, unknown>): 
   const { topic, payload, answerTopic } = preset.commands.find((command) => command.name === name)?.prepare(args) ?? {};
   return { topic, payload, answerTopic };
 }
+
+interface Vectors {
+  readonly preset: { readonly kind: string };
+  readonly exchanges: readonly {
+    readonly source: string;
+    readonly messages: readonly {
+      readonly topic: string;
+      readonly payload: unknown;
+      readonly readings: readonly string[];
+    }[];
+  }[];
+}
+
+void t.test("payloads from the documentation of each project give the readings beside them", async (t) => {
+  const folder = new URL("../vectors/presets/", import.meta.url);
+  const files = (await readdir(folder)).filter((name) => name.endsWith(".json"));
+  t.equal(files.length, 4);
+  for (const file of files) {
+    const { preset, exchanges } = JSON.parse(await readFile(new URL(file, folder), "utf8")) as Vectors;
+    const config = v.parse(mqttSchema, { id: "a", type: "mqtt", url: "mqtt://localhost", preset: [preset] });
+    for (const { source, messages } of exchanges) {
+      const plan = planOf(config, () => undefined);
+      for (const { topic, payload, readings: expected } of messages) {
+        // As the driver reads it: an empty message is none at all.
+        const read = payload === "" ? undefined : payload;
+        t.strictSame(lines(readings(plan, topic, read)), expected, `${topic} of ${source}`);
+      }
+    }
+  }
+});
 
 // Payloads: https://www.zigbee2mqtt.io/guide/usage/mqtt_topics_and_messages.html
 void t.test("Zigbee2MQTT", async (t) => {
@@ -211,7 +243,9 @@ void t.test("presets take whatever a broker sends", async () => {
     "tele/a/SENSOR",
     "tele/a/STATE",
     "stat/a/POWER",
+    "z/bridge/devices",
     "a/status/b",
+    "a/events/rpc",
     "h/sensor/a/config",
     "h/switch/b/a/config",
     "x",

@@ -2,6 +2,7 @@ import type { Reading } from "../../../core/driver.js";
 import { parseTemplate } from "../../template.js";
 import type { Preset } from "../message-source.js";
 import { captures, parseTopicFilter } from "../topic-filter.js";
+import { memberOf } from "./member-of.js";
 import { presetCommand } from "./preset-command.js";
 import { quantityOfUnit, quantityReading, type Quantity } from "./quantity.js";
 
@@ -28,13 +29,15 @@ const STATUS: Readonly<Record<string, Quantity | undefined>> = {
 };
 
 /**
- * Shelly, second generation and later, with "Generic status update over MQTT" and "MQTT control" on: `DEVICE/status/COMPONENT`
- * carries a component's status, `DEVICE/online` whether the device is there. Readings are `DEVICE.COMPONENT.KEY` and
+ * Shelly, second generation and later: `DEVICE/events/rpc` tells what has changed ("RPC status notifications over
+ * MQTT"), `DEVICE/status/COMPONENT` a component's whole status ("Generic status update over MQTT"); either will do, and
+ * where both are on a change comes twice. `DEVICE/online` tells whether the device is there. Commands need "MQTT control". Readings are `DEVICE.COMPONENT.KEY` and
  * `DEVICE.online`. The command `switch` sends on or off to `DEVICE/command/switch:N`, `status` asks; both answer with
  * the status.
  */
 export function shelly(): Preset {
   const status = parseTopicFilter("+/status/+");
+  const notifications = parseTopicFilter("+/events/rpc");
   const presence = parseTopicFilter("+/online");
   return {
     sources: [
@@ -45,6 +48,19 @@ export function shelly(): Preset {
           const [device, component] = captures(status, topic) ?? [];
           if (device === undefined || component === undefined) return [];
           return statusReadings(`${device}.${component.replace(":", "-")}`, payload, timeMs);
+        },
+      },
+      {
+        filter: notifications,
+        qos: 1,
+        readings({ topic }, payload, timeMs) {
+          const [device] = captures(notifications, topic) ?? [];
+          const params = memberOf(payload, "params");
+          if (device === undefined || memberOf(payload, "method") !== "NotifyStatus") return [];
+          if (typeof params !== "object" || params === null) return [];
+          return Object.entries(params).flatMap(([component, status]) =>
+            statusReadings(`${device}.${component.replace(":", "-")}`, status, timeMs),
+          );
         },
       },
       {
@@ -88,8 +104,3 @@ function statusReadings(name: string, payload: unknown, timeMs: number): Reading
     return quantityReading(`${name}.${path}`, value, timeMs, quantity);
   });
 }
-
-const memberOf = (value: unknown, key: string): unknown =>
-  typeof value === "object" && value !== null && Object.hasOwn(value, key)
-    ? (Reflect.get(value, key) as unknown)
-    : undefined;

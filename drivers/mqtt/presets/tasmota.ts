@@ -121,7 +121,8 @@ function nested(path: string, value: unknown, timeMs: number, units: Units, dept
   return Object.entries(value).flatMap(([key, inner]): Reading[] => {
     const name = `${path}.${key}`;
     if (typeof inner === "object") return nested(name, inner, timeMs, units, depth + 1);
-    if (typeof inner === "string") return []; // Times, units, identifiers.
+    if (inner === "ON" || inner === "OFF") return quantityReading(name, inner === "ON", timeMs); // A switch or button.
+    if (typeof inner === "string" || key === "Epoch") return []; // Times, units, identifiers.
     return quantityReading(name, inner, timeMs, quantityOf(key, units));
   });
 }
