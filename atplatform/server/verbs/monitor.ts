@@ -14,7 +14,7 @@ export const monitorVerb = verb(monitor, true, (command, { session, connection }
     strict,
     selfNotifications,
     epochMs: epochMillis,
-    regex: regex === undefined ? undefined : compileClientRegex(regex),
+    regex: regex === undefined ? undefined : compileClientRegex(regex, "monitor"),
     mayRead: (notification) => mayRead(notification, session, services),
     send: (line) => connection.send(line),
   });
