@@ -1,5 +1,8 @@
+import { once } from "node:events";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
+import type { AddressInfo } from "node:net";
 import { join } from "node:path";
+import { createServer } from "node:tls";
 import t from "tap";
 import { type AtClient, openAtClient } from "../../../atplatform/client/at-client.js";
 import { onboard } from "../../../atplatform/client/onboard.js";
@@ -13,6 +16,7 @@ import { AtedgeProcess } from "../../fixtures/atedge-process.js";
 import { bundleCli } from "../../fixtures/bundled-cli.js";
 import { freePort } from "../../fixtures/mqtt-mosquitto.js";
 import { WireClient } from "../../fixtures/wire-client.js";
+import { pkamSignature, spkiText, testKeys } from "../../fixtures/wire-world.js";
 
 // Two platform processes, each with one port for all its atSigns, told apart by server name, and real clients of theirs.
 // The names are under `localhost`, which needs no DNS: east.localhost, alice.east.localhost, bob.west.localhost, …
@@ -63,7 +67,8 @@ t.test("two platforms with one port each", async (t) => {
       join(dir, `${side}.toml`),
       `state = "${side}"\nhost = "${side}.localhost"\nsharedPort = ${ports[side]}\ncaFile = "${other}/ca.pem"\n${more}\n`,
     );
-  await config("east", "west", "directoryPort = 0");
+  const metricsPort = await freePort();
+  await config("east", "west", `directoryPort = 0\nmetricsPort = ${metricsPort}`);
   const east = await start("east");
   const { directoryPort } = east.ready;
   await config("west", "east", `directoryPort = 0\ndirectory = "east.localhost:${directoryPort}"`);
@@ -121,6 +126,16 @@ t.test("two platforms with one port each", async (t) => {
     t.equal((await a.get({ key: "open.sni", by: carol, for: "public" }, { fresh: true }, never))?.value, "for all");
   });
 
+  await t.test("keep copies of what is shared, and give them up with it", async (t) => {
+    const copied = async (): Promise<string | undefined> =>
+      (await b.send("scan ^cached:@bob:copy", {}, never)).includes("copy.sni") ? "there" : undefined;
+    await a.put({ key: "copy.sni", for: bob }, "v", { ttrSeconds: -1, ccd: true }, never);
+    while ((await copied()) === undefined) await systemClock.sleep(20, never);
+    await a.delete({ key: "copy.sni", for: bob }, never);
+    while ((await copied()) !== undefined) await systemClock.sleep(20, never);
+    t.pass("gone");
+  });
+
   await t.test("take an atServer for none of its neighbours on the same port", async (t) => {
     const asBob = await WireClient.open({
       port: ports.east,
@@ -133,6 +148,47 @@ t.test("two platforms with one port each", async (t) => {
     t.match(await asBob.ask("from:@carol"), /^error:AT0401-Exception: Certificate Verification Failed/u);
     t.match(await asBob.ask("from:@bob"), /^data:proof:/u);
     t.match(await asBob.ask("pol"), /^error:AT0015-/u, "and bob's server published no proof");
+  });
+
+  await t.test("do not believe a peer that proves who it is and then speaks for another", async (t) => {
+    const evil = await openEvil(await cas.west.leafFor(["evil.localhost"]));
+    t.teardown(() => evil.close());
+    await ok("east", "point", "@evil", `evil.localhost:${evil.port}`);
+    const P = await WireClient.open({
+      port: ports.east,
+      serverName: "alice.east.localhost",
+      caPem: ca,
+      identity: await cas.west.leafFor(["evil.localhost"]),
+    });
+    t.teardown(() => P.close());
+    await P.chunk();
+    const [, name = "", uuid = ""] = (await P.data("from:@evil")).split(":");
+    evil.proofs.set(name, "another");
+    t.match(await P.ask("pol"), /^error:AT0401-Exception: Pol Authentication Failed/u, "a wrong proof");
+    evil.proofs.set(name, uuid);
+    t.equal(await P.ask("pol"), "@evil@");
+    t.match(await P.ask("notify:id:l1:update:ttr:-1:@alice:x.sni@carol:lie"), /^error:AT0009-/u, "a copy of @carol's");
+    t.match(await P.ask("notify:id:l2:update:ttr:-1:@bob:x.sni@evil:lie"), /^error:AT0009-/u, "for @bob");
+    t.equal(await P.ask("notify:id:l3:update:ttr:-1:@alice:x.sni@evil:own"), "data:success\n@evil@");
+    t.equal(await a.send("scan ^cached:.*x\\.sni", {}, never), '["cached:@alice:x.sni@evil"]');
+  });
+
+  await t.test("go on while the other hangs, and deliver when it does no more", async (t) => {
+    west.child.kill("SIGSTOP");
+    const id = await a.notify({ to: bob, key: "greeting.sni", value: "patience", ttlnMs: 600_000 }, never);
+    const startMs = performance.now();
+    const slow = a.get({ key: "other.sni", by: bob }, { fresh: true }, never);
+    await using second = await open(alice, keys.alice);
+    await second.put({ key: "meanwhile.sni" }, "v", {}, never);
+    t.ok(performance.now() - startMs < 4_000, "others are served meanwhile");
+    await t.rejects(slow, { code: /^AT00(?:04|08|23)$/u });
+    west.child.kill("SIGCONT");
+    while ((await a.notificationStatus(id, never)) !== "delivered") await systemClock.sleep(20, never);
+  });
+
+  await t.test("show their numbers to Prometheus", async (t) => {
+    const page = await (await fetch(`http://127.0.0.1:${metricsPort}/metrics`)).text();
+    t.match(page, /^atedge_platform_commands_total\{atsign="@alice"\} \d+$/mu);
   });
 
   await t.test("deliver later what came while the other was killed", async (t) => {
@@ -154,3 +210,23 @@ t.test("two platforms with one port each", async (t) => {
     t.same(await ok("east", "list"), []);
   });
 });
+
+/** An atServer that shows the proofs that it is told to. */
+async function openEvil(identity: { readonly cert: string; readonly key: string }) {
+  const proofs = new Map<string, string>();
+  const server = createServer(identity, (socket) => {
+    socket.on("error", () => undefined);
+    socket.write("@");
+    socket.setEncoding("utf8").on("data", (line: string) => {
+      const [, name = ""] = /^lookup:(\S+)\n$/u.exec(line) ?? [];
+      const proof = proofs.get(name);
+      if (name === "signing_publickey@evil") socket.write(`data:${spkiText(testKeys.publicKey)}\n@`);
+      else if (proof !== undefined) socket.write(`data:${pkamSignature(proof)}\n@`);
+      else socket.write("error:AT0015-Exception: it does not exist in keystore\n@");
+    });
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address() as AddressInfo;
+  return { port, proofs, close: () => server.close() };
+}
