@@ -1,4 +1,5 @@
 import type { ReadingClass } from "../core/driver.js";
+import { deflated, inflated } from "./deflate.js";
 import { formatGap, parseGap, type Gap } from "./gap.js";
 import { JsonField, MAX_TIME_MS, type JsonFields, type JsonObject } from "./json-field.js";
 import { formatPack, MIN_TIME_MS, parsePack, type SenmlReading } from "./senml.js";
@@ -55,27 +56,35 @@ export const MAX_SEQ = Number.MAX_SAFE_INTEGER;
 /** How many messages of a life carry `prev`, and how far ahead of its first unreceipted message a sender may be. */
 export const WINDOW_MESSAGES = 64;
 export const TELEMETRY_VERSION = 1;
+/** Of a message whose readings are deflated: who knows version 1 only says that it does not know this one. */
+export const DEFLATED_VERSION = 2;
 
 const ID = /^[0-9a-f]{32}$/u;
 
+export interface TelemetryFormat {
+  /** Deflates the readings where that saves bytes. */
+  readonly deflate?: boolean;
+}
+
 /** Body of the notification `telemetry.<device>.<ns>`, to be sealed. @throws what {@link formatPack} throws. */
-export function formatTelemetry(message: TelemetryMessage): JsonObject {
+export function formatTelemetry(message: TelemetryMessage, { deflate = false }: TelemetryFormat = {}): JsonObject {
   const { stream, inc, class: readingClass, seq, prev } = message;
+  const members = message.type === "gap" ? { gap: formatGap(message.gap) } : packMembers(message, deflate);
   return {
-    v: TELEMETRY_VERSION,
+    v: Object.hasOwn(members, "deflate") ? DEFLATED_VERSION : TELEMETRY_VERSION,
     stream,
     inc,
     class: readingClass,
     seq,
     ...(prev && { prev: { stream: prev.stream, inc: prev.inc } }),
-    ...(message.type === "gap" ? { gap: formatGap(message.gap) } : packMembers(message)),
+    ...members,
   };
 }
 
 /** @param value what `openSealed` gave. @throws {SyntaxInvalid} @throws {LimitExceeded} */
 export function parseTelemetry(value: unknown): TelemetryMessage {
   const fields = new JsonField(value, "telemetry").object();
-  fields.at("v").exactly(TELEMETRY_VERSION);
+  const version = fields.at("v").integer(TELEMETRY_VERSION, DEFLATED_VERSION);
   const seq = fields.at("seq").integer(1, MAX_SEQ);
   const prev = fields.optional("prev");
   const position: StreamPosition = {
@@ -85,8 +94,8 @@ export function parseTelemetry(value: unknown): TelemetryMessage {
     ...(prev && { prev: parseLife(prev.object()) }),
   };
   const gap = fields.optional("gap");
-  if (!gap) return { type: "pack", ...position, ...parsePackMembers(fields) };
-  for (const name of ["senml", "undated"]) fields.optional(name)?.refuse("either senml or gap, not both");
+  if (!gap) return { type: "pack", ...position, ...parsePackMembers(fields, version === DEFLATED_VERSION) };
+  for (const name of ["senml", "deflate", "undated"]) fields.optional(name)?.refuse("either senml or gap, not both");
   return { type: "gap", ...position, gap: parseGap(gap, seq) };
 }
 
@@ -101,19 +110,24 @@ export const lifeText = ({ stream, inc }: StreamLife): string => `${stream}/${in
 const parseId = (field: JsonField): string =>
   field.text({ max: 32, pattern: ID, expected: "32 lower-case hex digits" });
 
-function packMembers({ readings, undated, recovered }: TelemetryPack): JsonObject {
+function packMembers({ readings, undated, recovered }: TelemetryPack, deflate: boolean): JsonObject {
+  const senml = formatPack(readings);
+  const text = deflate ? deflated(senml) : undefined;
   return {
     ...(undated && { undated: { boot: undated.boot, timeFrom: undated.timeFrom, timeTo: undated.timeTo } }),
     ...(recovered && { recovered }),
-    senml: formatPack(readings),
+    ...(text === undefined ? { senml } : { deflate: text }),
   };
 }
 
-function parsePackMembers(fields: JsonFields): Pick<TelemetryPack, "readings" | "undated" | "recovered"> {
+function parsePackMembers(
+  fields: JsonFields,
+  isDeflated: boolean,
+): Pick<TelemetryPack, "readings" | "undated" | "recovered"> {
   const undated = fields.optional("undated");
   const recovered = fields.optional("recovered")?.boolean() ?? false;
   return {
-    readings: parsePack(fields.at("senml")),
+    readings: parsePack(isDeflated ? inflated(fields.at("deflate"), `${fields.path}.senml`) : fields.at("senml")),
     ...(undated && { undated: parseUndated(undated.object()) }),
     ...(recovered && { recovered }),
   };

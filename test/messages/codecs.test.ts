@@ -1,4 +1,5 @@
 import { deepStrictEqual } from "node:assert";
+import { deflateRawSync } from "node:zlib";
 import fc from "fast-check";
 import t from "tap";
 import { EdgeError } from "../../core/errors.js";
@@ -183,10 +184,42 @@ t.test("telemetry", async (t) => {
 
   t.test("reads back what was formatted, pack or gap", async () => {
     fc.assert(
-      fc.property(fc.oneof(pack, gap), (message) => {
-        deepStrictEqual(parseTelemetry(wire(formatTelemetry(message))), message);
+      fc.property(fc.oneof(pack, gap), fc.boolean(), (message, deflate) => {
+        deepStrictEqual(parseTelemetry(wire(formatTelemetry(message, { deflate }))), message);
       }),
     );
+  });
+
+  t.test("is deflated where asked and where that saves bytes, under a version that older readers refuse", async (t) => {
+    const readings = Array.from({ length: 50 }, (_, n) => ({ name: "bench/t", value: 20 + n / 10, timeMs: 2e12 + n }));
+    const message: TelemetryMessage = {
+      type: "pack",
+      stream,
+      inc: 1,
+      class: "event",
+      seq: 9,
+      readings,
+      recovered: true,
+    };
+    const plain = JSON.stringify(formatTelemetry(message));
+    const body = formatTelemetry(message, { deflate: true });
+    t.ok(JSON.stringify(body).length < plain.length / 2, `${JSON.stringify(body).length} of ${plain.length}`);
+    t.match(body, { v: 2, deflate: String, senml: undefined });
+    t.strictSame(parseTelemetry(wire(body)), message);
+    t.match(formatTelemetry({ ...message, readings: readings.slice(0, 1) }, { deflate: true }), { v: 1, senml: Array });
+    const bad =
+      (deflate: unknown, v = 2): (() => unknown) =>
+      () =>
+        parseTelemetry({ ...body, v, deflate });
+    t.throws(bad(undefined), { code: "SYNTAX_INVALID" });
+    t.throws(bad("AAAA"), { message: "telemetry.deflate: expected base64 of deflated bytes" });
+    t.throws(bad("%"), { code: "SYNTAX_INVALID" });
+    t.throws(bad(body["deflate"], 1), { message: "telemetry.senml: expected a value, it is missing" });
+    const bomb = deflateRawSync(Buffer.alloc(100_000_000)).toString("base64");
+    t.ok(bomb.length < 200_000);
+    const beforeBytes = process.memoryUsage().rss;
+    t.throws(bad(bomb), { code: "LIMIT_EXCEEDED", message: "telemetry.senml: inflates to over 262144 bytes" });
+    t.ok(process.memoryUsage().rss - beforeBytes < 50_000_000, "and is not held");
   });
 
   t.test("is refused with the place and what was expected", async (t) => {
@@ -200,7 +233,8 @@ t.test("telemetry", async (t) => {
     );
     t.match(parseTelemetry({ ...head, gap }), { type: "gap", gap });
     const table: readonly (readonly [object, string])[] = [
-      [{ ...body, v: 2 }, "telemetry.v: expected 1"],
+      [{ ...body, v: 3 }, "telemetry.v: expected an integer from 1 to 2"],
+      [{ ...body, v: 2 }, "telemetry.deflate: expected a value, it is missing"],
       [{ ...body, stream: "00" }, "telemetry.stream: expected 32 lower-case hex digits"],
       [{ ...body, inc: 0 }, "telemetry.inc: expected an integer from 1 to 9007199254740991"],
       [{ ...body, seq: "9" }, "telemetry.seq: expected an integer from 1 to 9007199254740991"],
@@ -349,7 +383,8 @@ t.test("every parser meets garbage with typed errors only", async () => {
     (value) => parsePack(new JsonField(value, "senml")),
   ];
   const half = fc.record({
-    v: fc.constant(1),
+    v: fc.constantFrom(1, 2),
+    deflate: fc.oneof(fc.base64String(), fc.anything()),
     stream: fc.oneof(fc.constant(stream), fc.anything()),
     inc: fc.oneof(fc.constant(1), fc.anything()),
     class: fc.constant("alarm"),
