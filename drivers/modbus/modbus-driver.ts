@@ -1,5 +1,12 @@
 import { CommandRefused, CommandUncertain } from "../../core/command-errors.js";
-import type { CommandDescription, Driver, DriverDeps, OpenDriver, Reading } from "../../core/driver.js";
+import type {
+  CommandDescription,
+  Driver,
+  DriverDeps,
+  OpenDriver,
+  Reading,
+  ReadingDescription,
+} from "../../core/driver.js";
 import { DeviceGone, SyntaxInvalid, TimedOut } from "../../core/errors.js";
 import { ChildSignal } from "../../core/scope.js";
 import { commandNamed } from "../configured-command.js";
@@ -40,6 +47,7 @@ async function openTransport(config: ModbusConfig, deps: DriverDeps, signal: Abo
 
 class ModbusDriver implements Driver {
   readonly id: string;
+  readonly readings: readonly ReadingDescription[];
   readonly commands: readonly CommandDescription[];
   readonly #config: ModbusConfig;
   readonly #deps: DriverDeps;
@@ -53,6 +61,12 @@ class ModbusDriver implements Driver {
 
   constructor(config: ModbusConfig, deps: DriverDeps, transport: ModbusTransport) {
     this.id = config.id;
+    this.readings = config.reading.map(({ name, unit, table, class: readingClass }) => ({
+      name,
+      ...(unit === undefined ? {} : { unit }),
+      type: isBits(table) ? "boolean" : "number",
+      class: readingClass,
+    }));
     this.commands = config.command.map(descriptionOf);
     this.#config = config;
     this.#deps = deps;

@@ -1,13 +1,13 @@
 import { randomBytes } from "node:crypto";
 import type MqttModule from "mqtt/lib/client";
 import { CommandRefused, CommandUncertain } from "../../core/command-errors.js";
-import type { Driver, DriverDeps, OpenDriver, Reading } from "../../core/driver.js";
+import type { Driver, DriverDeps, OpenDriver, Reading, ReadingDescription } from "../../core/driver.js";
 import { DeviceGone } from "../../core/errors.js";
 import { ChildSignal, untilAborted } from "../../core/scope.js";
 import { commandNamed } from "../configured-command.js";
 import { valueAt } from "../json-pointer.js";
 import { within } from "../within.js";
-import type { MqttConfig } from "./config.js";
+import type { MqttConfig, MqttReading } from "./config.js";
 import { type BrokerConnection, connectToBroker } from "./connect.js";
 import type { MessageSource } from "./message-source.js";
 import { planOf } from "./plan.js";
@@ -28,6 +28,7 @@ export const openMqtt: OpenDriver<MqttConfig> = async (config, deps, signal) => 
 
 class MqttDriver implements Driver {
   readonly id: string;
+  readonly readings?: readonly ReadingDescription[];
   readonly commands: Driver["commands"];
   readonly #deps: DriverDeps;
   readonly #commands: readonly PublishCommand[];
@@ -46,6 +47,8 @@ class MqttDriver implements Driver {
   ) {
     const { client, path } = broker;
     this.id = config.id;
+    // What the devices of a preset give only they know.
+    if (config.preset.length === 0) this.readings = config.reading.map(describeReading);
     this.commands = commands.map(({ description }) => description);
     this.#deps = deps;
     this.#commands = commands;
@@ -122,6 +125,14 @@ class MqttDriver implements Driver {
     if (signal.aborted) reject(signal.reason);
     else signal.addEventListener("abort", () => reject(signal.reason), { once: true, signal: until });
   }
+}
+
+function describeReading({ name, unit, class: readingClass }: MqttReading): ReadingDescription {
+  return {
+    name: name.replaceAll(/\{\d\}/gu, "*"),
+    ...(unit === undefined ? {} : { unit }),
+    class: readingClass,
+  };
 }
 
 function goneError(url: string, cause: Error | null): Error {

@@ -13,6 +13,8 @@ import {
   emptyTables,
   openModbusRtu,
   openModbusTcp,
+  type ModbusBus,
+  type ModbusLine,
   type ModbusServer,
   type ModbusTables,
 } from "../fixtures/pty-modbus-server.js";
@@ -146,10 +148,11 @@ async function running(
   return { driver, ended };
 }
 
-for (const [name, open] of [
+const buses: readonly (readonly [string, (bus: ModbusBus) => Promise<ModbusServer | ModbusLine>])[] = [
   ["TCP", openModbusTcp],
   ["RTU on a pty", openModbusRtu],
-] as const) {
+];
+for (const [name, open] of buses) {
   void t.test(`Modbus ${name} against modbus-serial's server`, async (t) => {
     await t.test("reads all tables, several types, neighbours together", async (t) => {
       await using server = await open(meter());
@@ -191,6 +194,92 @@ for (const [name, open] of [
       t.equal(driver.counters?.()["exceptions"], 1);
     });
 
+    await t.test("answers a write with what the device made of it", async (t) => {
+      const tables = meter();
+      tables.stored = (value) => Math.min(value, 300);
+      await using server = await open(tables);
+      await using deps = await recordingDeps();
+      const { driver } = await running(t, server, deps);
+      t.strictSame(await driver.call("level", { value: 99 }, never), { value: 30 }, "function 6, one register");
+      t.strictSame(await driver.call("limit", { value: 70_000 }, never), { value: 65_836 }, "function 16, several");
+    });
+
+    await t.test("names the exception with which a device refuses, and lets it be asked again", async (t) => {
+      const tables = meter();
+      await using server = await open(tables);
+      await using deps = await recordingDeps();
+      const { driver, ended } = await running(t, server, deps);
+      await deps.until(4);
+      for (const [code, text] of [
+        [4, /device failure/u],
+        [6, /device busy/u],
+        [11, /gateway target does not respond/u],
+      ] as const) {
+        tables.exception = code;
+        await t.rejects(driver.call("level", { value: 1 }, never), { code: "COMMAND_REFUSED", message: text });
+      }
+      const counted = driver.counters?.()["exceptions"] ?? 0;
+      await eventually(() => (driver.counters?.()["exceptions"] ?? 0) > counted + 8, "rounds of exceptions");
+      delete tables.exception;
+      const before = deps.readings.length;
+      await deps.until(before + 4);
+      t.equal(
+        await Promise.race([ended, Promise.resolve("runs")]),
+        "runs",
+        "a device that answers with exceptions is there",
+      );
+    });
+
+    await t.test("drives several units on one bus; one that is silent holds up no other", async (t) => {
+      const units = new Map([1, 2, 3].map((id) => [id, meter()] as const));
+      units.get(2)?.holding.set(0, 1111);
+      const reading = [1, 2].map((unitId) => ({ name: `voltage.${unitId}`, address: 0, unitId, scale: 0.1 }));
+      const command = [{ name: "pump", address: 3, table: "coil", unitId: 3 }];
+      await using server = await open(units);
+      await using deps = await recordingDeps();
+      const { driver, ended } = await running(t, server, deps, { reading, command, timeoutMs: 60 });
+      const of = (name: string): readonly unknown[] =>
+        deps.readings.filter((one) => one.name === name).map(({ value }) => value);
+      await eventually(() => of("voltage.1").length > 1 && of("voltage.2").length > 1, "both units");
+      t.equal(of("voltage.1")[0], 230.5);
+      t.equal(of("voltage.2")[0], 111.1);
+      t.strictSame(await driver.call("pump", { value: false }, never), { value: false });
+      t.strictSame(
+        [1, 2, 3].map((id) => units.get(id)?.coils.get(3)),
+        [true, true, false],
+        "only the unit that was meant has switched",
+      );
+      // modbus-serial's serial server waits for one unit before it hears the next; a line does not.
+      const silent = units.get(2);
+      if ("tamper" in server) server.tamper = (chunk) => (chunk[0] === 2 ? Buffer.alloc(0) : chunk);
+      else if (silent) silent.deaf = true;
+      const [first, second] = [of("voltage.1").length, of("voltage.2").length];
+      await eventually(() => of("voltage.1").length > first + 5, "the unit that answers");
+      t.ok(of("voltage.2").length <= second + 1);
+      t.ok((driver.counters?.()["timeouts"] ?? 0) >= 5);
+      t.equal(await Promise.race([ended, Promise.resolve("runs")]), "runs");
+    });
+
+    await t.test("takes no answer that comes too late for the next one's", async (t) => {
+      const tables = meter();
+      await using server = await open(tables);
+      await using deps = await recordingDeps();
+      const { driver } = await running(t, server, deps, { timeoutMs: 60 });
+      await deps.until(4);
+      tables.lateMs = 80;
+      await eventually(() => (driver.counters?.()["timeouts"] ?? 0) >= 2, "time-outs");
+      delete tables.lateMs;
+      const before = deps.readings.length;
+      await deps.until(before + 8);
+      const expected = new Map<string, unknown>([
+        ["voltage", 230.5],
+        ["power", 1234.5],
+        ["temperature", -5.5],
+        ["pump", true],
+      ]);
+      t.ok(deps.readings.every(({ name, value }) => expected.get(name) === value));
+    });
+
     await t.test("says DEVICE_GONE when nobody answers any more, and UNKNOWN_OUTCOME to a command", async (t) => {
       const tables = meter();
       await using server = await open(tables);
@@ -223,6 +312,32 @@ void t.test("answers with a false checksum are counted and not believed", async 
   const before = deps.readings.length;
   await deps.until(before + 8);
   t.ok(deps.readings.every(({ name, value }) => name !== "voltage" || value === 230.5));
+});
+
+void t.test("neighbours are read by one request, and a master has one request under way", async (t) => {
+  await using line = await openModbusRtu(meter());
+  await using deps = await recordingDeps();
+  const { driver } = await running(t, line, deps, { intervalMs: 100 });
+  let underWay = 0;
+  let most = 0;
+  line.tamper = (chunk) => {
+    most = Math.max(most, line.requests.length - underWay);
+    underWay = line.requests.length;
+    return chunk;
+  };
+  await deps.until(8);
+  const functions = line.requests.slice(0, 3).map((frame) => [frame[1], frame.readUInt16BE(2), frame.readUInt16BE(4)]);
+  t.strictSame(
+    functions.sort((a, b) => (a[0] ?? 0) - (b[0] ?? 0)),
+    [
+      [1, 3, 1],
+      [3, 0, 4],
+      [4, 7, 1],
+    ],
+    "three requests for four readings",
+  );
+  await Promise.all(Array.from({ length: 5 }, (_, value) => driver.call("limit", { value }, never)));
+  t.equal(most, 1);
 });
 
 for (const [kind, open] of [
