@@ -13,8 +13,8 @@ import { loadConfig } from "./config/load.js";
 import { nearest } from "./config/nearest.js";
 import { anyConfiguredDriver, type AnyDriverConfig } from "./driver-kinds.js";
 
-/** What was asked for does not make sense; the message says why. */
-export class TryRefused extends EdgeError {
+/** No driver of the configuration has this id. */
+export class DriverUnknown extends EdgeError {
   override readonly code: string = "ARGUMENT_INVALID";
 }
 
@@ -56,7 +56,7 @@ export async function tryDriver(options: TryOptions, stop: AbortSignal): Promise
   const { id, seconds, command, tell } = options;
   const { config } = await loadConfig(options.configFile);
   const table = config.driver.find((driver) => driver.id === id);
-  if (!table) throw new TryRefused(unknownText(id, config.driver));
+  if (!table) throw new DriverUnknown(unknownText(id, config.driver));
   const ownFolder = await mkdtemp(join(tmpdir(), "atedge-driver-test-"));
   await using session = new ChildSignal(stop);
   await using group = new TaskGroup(session.signal);

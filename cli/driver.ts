@@ -97,14 +97,14 @@ function textOf(id: string, event: TryEvent): string {
 }
 
 async function parseSeconds(text: string): Promise<number> {
-  const { TryRefused } = await import("../agent/try-driver.js");
+  const { ArgumentInvalid } = await import("./next-step.js");
   const seconds = Number(text);
-  if (!(seconds > 0 && seconds <= 86_400)) throw new TryRefused("--seconds: expected a number up to 86400");
+  if (!(seconds > 0 && seconds <= 86_400)) throw new ArgumentInvalid("--seconds: expected a number up to 86400");
   return seconds;
 }
 
 async function parseArgs(text: string): Promise<Record<string, unknown>> {
-  const { TryRefused } = await import("../agent/try-driver.js");
+  const { ArgumentInvalid } = await import("./next-step.js");
   let value: unknown;
   try {
     value = JSON.parse(text);
@@ -112,7 +112,7 @@ async function parseArgs(text: string): Promise<Record<string, unknown>> {
     value = undefined;
   }
   if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
-  throw new TryRefused('--args: expected a JSON object such as {"on":true}');
+  throw new ArgumentInvalid('--args: expected a JSON object such as {"on":true}');
 }
 
 function print(text: string): void {

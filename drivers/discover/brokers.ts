@@ -1,6 +1,6 @@
 import { connect as connectTcp, type Socket } from "node:net";
 import { connect as connectTls, type PeerCertificate, type TLSSocket } from "node:tls";
-import { TimedOut } from "../../core/errors.js";
+import { codeOf, TimedOut } from "../../core/errors.js";
 import { untilAborted } from "../../core/scope.js";
 
 /** An MQTT broker that answered. */
@@ -8,6 +8,8 @@ export interface FoundBroker {
   readonly url: string;
   /** Whether it lets in whoever comes without a user and a password. */
   readonly isOpen: boolean;
+  /** It asked for a certificate of ours and hung up. */
+  readonly wantsCertificate?: true;
   /** Of TLS: whom its certificate is for, who signed it, and why this machine does not trust it. */
   readonly certificate?: { readonly subject: string; readonly issuer: string; readonly distrusted?: string };
 }
@@ -30,18 +32,18 @@ export async function findBroker(
   // What it shows is looked at, not trusted: nothing secret is sent.
   const socket = tls ? connectTls({ host, port, rejectUnauthorized: false }) : connectTcp({ host, port });
   const limit = setTimeout(() => socket.destroy(new TimedOut(`${host}:${port} does not answer`)), ms);
+  const bracketed = host.includes(":") ? `[${host}]` : host;
+  const url = `${tls ? "mqtts" : "mqtt"}://${bracketed}:${port}`;
   try {
     const returnCode = await untilAborted(connAck(socket, tls), signal);
     if (returnCode === undefined) return undefined;
-    const bracketed = host.includes(":") ? `[${host}]` : host;
-    return {
-      url: `${tls ? "mqtts" : "mqtt"}://${bracketed}:${port}`,
-      isOpen: returnCode === 0,
-      ...("getPeerCertificate" in socket ? { certificate: certificateOf(socket) } : {}),
-    };
-  } catch {
+    const certificate = "getPeerCertificate" in socket ? { certificate: certificateOf(socket) } : {};
+    return { url, isOpen: returnCode === 0, ...certificate };
+  } catch (error) {
     signal.throwIfAborted();
-    return undefined;
+    // The name that OpenSSL gives to alert 116 (RFC 8446, 6.2).
+    const wantsCertificate = codeOf(error) === "ERR_SSL_TLSV13_ALERT_CERTIFICATE_REQUIRED";
+    return wantsCertificate ? { url, isOpen: false, wantsCertificate } : undefined;
   } finally {
     clearTimeout(limit);
     socket.destroy();

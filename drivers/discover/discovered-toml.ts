@@ -43,9 +43,11 @@ function portTable(port: FoundPort, ids: Set<string>): string {
   ]);
 }
 
-function brokerTable({ url, isOpen, certificate }: FoundBroker, ids: Set<string>): string {
+function brokerTable({ url, isOpen, wantsCertificate, certificate }: FoundBroker, ids: Set<string>): string {
   return lines([
-    comment(isOpen ? "MQTT broker that lets everybody in" : "MQTT broker that asks for a user and a password"),
+    comment(
+      `MQTT broker that ${isOpen ? "lets everybody in" : wantsCertificate ? "asks for a certificate" : "asks for a user and a password"}`,
+    ),
     ...(certificate ? [comment(`certificate of ${certificate.subject}, signed by ${certificate.issuer}`)] : []),
     ...(certificate?.distrusted === undefined
       ? []
@@ -54,7 +56,8 @@ function brokerTable({ url, isOpen, certificate }: FoundBroker, ids: Set<string>
     `id = ${toml(idOf("mqtt", ids))}`,
     'type = "mqtt"',
     `url = ${toml(url)}`,
-    ...(isOpen ? [] : ['#username = "atedge"', '#passwordFile = "/etc/atedge/mqtt-password"']),
+    ...(isOpen || wantsCertificate ? [] : ['#username = "atedge"', '#passwordFile = "/etc/atedge/mqtt-password"']),
+    ...(wantsCertificate ? ['#cert = "/etc/atedge/mqtt.pem"', '#key = "/etc/atedge/mqtt.key"'] : []),
     ...(certificate?.distrusted === undefined ? [] : ['#ca = "/etc/atedge/broker-ca.pem"']),
     '# What to take, such as topic = "bench/+/temperature", name = "temperature.{1}"; or a preset.',
     "#[[driver.reading]]",

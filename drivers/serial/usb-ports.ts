@@ -55,7 +55,8 @@ export async function listSerialPorts(roots = SYSTEM_ROOTS): Promise<SerialPortI
     const device = await realpath(join(roots.sys, "class", "tty", name, "device")).catch(() => undefined);
     if (device === undefined) continue;
     const driver = await driverOf(device);
-    if (driver === "serial8250") continue;
+    const uart = await text(join(roots.sys, "class", "tty", name, "type"));
+    if (driver === "serial8250" && (uart ?? "0") === "0") continue;
     ports.push({
       path: join(roots.dev, name),
       byId: byId.get(name) ?? [],
@@ -99,9 +100,11 @@ async function usbOf(device: string, sys: string): Promise<Partial<SerialPortInf
   return {};
 }
 
+/** Since Linux 6.5 a port hangs below two devices of the serial core, whose drivers say nothing of the hardware. */
 async function driverOf(device: string): Promise<string | undefined> {
   const link = await realpath(join(device, "driver")).catch(() => undefined);
-  return link?.split("/").at(-1);
+  const driver = link?.split("/").at(-1);
+  return driver === "port" || driver === "ctrl" ? driverOf(dirname(device)) : driver;
 }
 
 /** Names in a folder of symbolic links, by the last part of what they lead to. */
