@@ -1,13 +1,12 @@
-import { randomUUID } from "node:crypto";
+import { randomUUID, timingSafeEqual } from "node:crypto";
 import { type Clock, systemClock } from "../../core/clock.js";
 import { LimitExceeded, SyntaxInvalid } from "../../core/errors.js";
 import { type Log, silentLog } from "../../core/log.js";
 import { ChildSignal, type Disposable } from "../../core/scope.js";
-import type { Secret } from "../../core/secret.js";
 import { decryptText, encryptText, ivOfMessage, newIv, parseIv } from "../crypto/aes-ctr.js";
 import { knownAlgorithm } from "../crypto/algorithms.js";
 import type { AtKeys } from "../crypto/at-keys.js";
-import { DecryptionFailed } from "../crypto/errors.js";
+import { DecryptionFailed, KeyInvalid } from "../crypto/errors.js";
 import type { AtSign } from "../protocol/at-sign.js";
 import type { MetadataOptions } from "../protocol/metadata-options.js";
 import type { Update } from "../protocol/verbs/update.js";
@@ -110,7 +109,9 @@ export class AtClient implements Disposable {
   readonly #link: CommandLink;
   readonly #publicKeys: PublicKeys;
   readonly #sharedKeys: SharedKeys;
-  readonly #selfKey: Secret<Uint8Array>;
+  readonly #keys: AtKeys;
+  readonly #reach: ReachOptions;
+  #login: Pick<AtKeys, "pkam" | "enrollmentId">;
   readonly #hasEnrollment: boolean;
   readonly #records: Records;
   readonly #subscriptions = new Set<Subscription>();
@@ -120,12 +121,14 @@ export class AtClient implements Disposable {
   constructor(options: AtClientOptions) {
     const { atSign, keys, clock = systemClock, log = silentLog } = options;
     this.atSign = atSign;
-    this.#selfKey = keys.selfKey;
+    this.#keys = keys;
+    this.#reach = options;
+    this.#login = keys;
     this.#hasEnrollment = keys.enrollmentId !== undefined;
     this.#reconnect = options.reconnect;
     this.#clock = clock;
     this.#log = log.child({ atSign });
-    this.#dialer = dialerFor(options, (connection, signal) => logInWithKey(connection, atSign, keys, signal));
+    this.#dialer = dialerFor(options, (connection, signal) => logInWithKey(connection, atSign, this.#login, signal));
     this.#link = new CommandLink({ dialer: this.#dialer, clock, log: this.#log, reconnect: options.reconnect });
     this.#publicKeys = new PublicKeys({ atSign, link: this.#link, clock });
     this.#sharedKeys = new SharedKeys({
@@ -157,6 +160,25 @@ export class AtClient implements Disposable {
       command: this.#link.health,
       subscriptions: [...this.#subscriptions].map((subscription) => subscription.health),
     };
+  }
+
+  /**
+   * Goes on with another enrolment of the same atSign, without a gap: commands under way end on the present connection,
+   * and subscriptions go on where they are. When this resolves the old enrolment is of no use any more. Does nothing when
+   * the atServer does not take the new keys.
+   *
+   * @throws {KeyInvalid} on keys of another atSign, or of this one before it was set up anew; what logging in throws.
+   */
+  async useEnrollment(keys: AtKeys, signal: AbortSignal): Promise<void> {
+    const isSame =
+      keys.encryption.publicText === this.#keys.encryption.publicText &&
+      timingSafeEqual(keys.selfKey.reveal(), this.#keys.selfKey.reveal());
+    if (!isSame) throw new KeyInvalid(`the keys are not those of the ${this.atSign} that this client is`);
+    const dialer = dialerFor(this.#reach, (connection, signal) => logInWithKey(connection, this.atSign, keys, signal));
+    await (await dialer.dial({}, signal))[Symbol.asyncDispose]();
+    this.#login = keys;
+    for (const subscription of this.#subscriptions) subscription.renew();
+    await this.#link.renew();
   }
 
   /** A command as it stands on the wire, without its newline; the rest is for those who know the protocol. */
@@ -214,7 +236,7 @@ export class AtClient implements Disposable {
     signal: AbortSignal,
   ): Promise<{ readonly text: string; readonly options: MetadataOptions }> {
     const shared = to === this.atSign ? undefined : await this.#sharedKeys.forSending(to, signal, encryptWith);
-    const aesKey = shared?.aesKey ?? encryptWith ?? this.#selfKey.reveal();
+    const aesKey = shared?.aesKey ?? encryptWith ?? this.#keys.selfKey.reveal();
     const iv = id === undefined ? newIv() : ivOfMessage(aesKey, [id, key, text]);
     return {
       text: encryptText(text, aesKey, iv),
@@ -378,7 +400,7 @@ export class AtClient implements Disposable {
     if (encAlgo !== undefined) knownAlgorithm("encAlgo", encAlgo);
     const iv = parseIv(ivNonce);
     if (from === this.atSign) {
-      const aesKey = this.#selfKey.reveal();
+      const aesKey = this.#keys.selfKey.reveal();
       return { text: decryptText(encrypted, aesKey, iv), aesKey };
     }
     return await decryptWithAny(this.#sharedKeys.forReading(from, sharedKeyEnc, signal), encrypted, iv);

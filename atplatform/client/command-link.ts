@@ -33,6 +33,7 @@ export interface CommandLinkOptions {
 /** After so long a silence nobody knows whether a connection is still there. */
 const PROBE_AFTER_MS = 60_000;
 const PROBE_TIMEOUT_MS = 5_000;
+const RETIRE_TIMEOUT_MS = 60_000;
 
 /** The command connection: made when it is needed, and made anew after a loss. */
 export class CommandLink implements Disposable {
@@ -77,6 +78,25 @@ export class CommandLink implements Disposable {
       const again = error instanceof NotSent || (repeatable && error instanceof AnswerLost);
       if (!again) throw error;
       return await send();
+    }
+  }
+
+  /** Commands from now on go over a new connection. Resolves when those under way have ended on the present one. */
+  async renew(): Promise<void> {
+    this.#pacer.reset();
+    await this.#connecting?.catch(ignore);
+    const old = this.#connection;
+    this.#connection = undefined;
+    if (old) await this.#retire(old).catch(ignore);
+  }
+
+  /** Commands are answered in their order. A second time, for one that had the connection in its hand already. */
+  async #retire(old: Connection): Promise<void> {
+    try {
+      for (let round = 1; round <= 2; round += 1)
+        await old.send(noop.format({ delayMs: 0 }), { timeoutMs: RETIRE_TIMEOUT_MS }, this.#life.signal);
+    } finally {
+      await old[Symbol.asyncDispose]();
     }
   }
 
@@ -139,3 +159,5 @@ export class CommandLink implements Disposable {
     this.#pacer.failed(error);
   }
 }
+
+const ignore = (): void => undefined;

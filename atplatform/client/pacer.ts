@@ -57,6 +57,13 @@ export class Pacer {
     if (this.waitMs > 0) await this.#clock.sleep(this.waitMs, signal);
   }
 
+  /** What was so far counts no more, as there are other keys. */
+  reset(): void {
+    this.#waits = this.#schedule();
+    this.#notBeforeMs = 0;
+    this.#refusals = 0;
+  }
+
   connected(): void {
     this.#connectedMs = this.#clock.monotonicMs();
     this.#refusals = 0;

@@ -1,7 +1,7 @@
 import type { Clock } from "../../core/clock.js";
 import { codeOf, EdgeError } from "../../core/errors.js";
 import type { Log } from "../../core/log.js";
-import { TaskGroup } from "../../core/scope.js";
+import { ChildSignal, TaskGroup } from "../../core/scope.js";
 import type { AtSign } from "../protocol/at-sign.js";
 import { monitor } from "../protocol/verbs/monitor.js";
 import { noop } from "../protocol/verbs/noop.js";
@@ -44,6 +44,8 @@ export interface SubscribeOptions {
    * connections that have an enrolment. On with keys that have one, unless false.
    */
   readonly catchUp?: boolean;
+  /** By how much the checks that the connection lives are stretched, to save data; 1 unless given. */
+  readonly stretch?: () => number;
   /** The atServer's last commit id and its clock, with every change and every 15 s, whatever the expression is. */
   readonly onStats?: (commitId: number, epochMillis: number) => void;
 }
@@ -98,6 +100,10 @@ export class Subscription {
   readonly #catchUp: CatchUp;
   #lastErrorCode: string | undefined;
   #savedMs = -Infinity;
+  #connection: Connection | undefined;
+  /** Counts {@link renew}. */
+  #generation = 0;
+  #wake = (): void => undefined;
 
   constructor(deps: SubscriptionDeps, options: SubscribeOptions) {
     this.#deps = deps;
@@ -127,20 +133,36 @@ export class Subscription {
     if (!window.point && typeof this.#options.since === "number") window.reached(this.#options.since);
     try {
       while (!signal.aborted) {
+        const generation = this.#generation;
         try {
           yield* this.#runOnce(window, signal);
         } catch (error) {
           if (isAborted(signal)) return;
-          this.#failed(error);
+          if (generation === this.#generation) this.#failed(error);
         }
+        this.#connection = undefined;
         await this.#save(window, true);
         this.#state = "waiting";
-        await this.#pacer.wait(signal).catch(() => undefined);
+        await this.#pause(signal);
       }
     } finally {
       this.#state = "ended";
       await this.#save(window, true);
     }
+  }
+
+  /** A new connection takes the place of the present one, at once. */
+  renew(): void {
+    this.#generation += 1;
+    this.#pacer.reset();
+    this.#wake();
+    void this.#connection?.[Symbol.asyncDispose]();
+  }
+
+  async #pause(signal: AbortSignal): Promise<void> {
+    await using child = new ChildSignal(signal);
+    this.#wake = () => child.abort();
+    await this.#pacer.wait(child.signal).catch(() => undefined);
   }
 
   /** One connection, until it is lost. */
@@ -151,7 +173,10 @@ export class Subscription {
       this.#proof.heard();
       return inbox.put({ body, source: "monitor" });
     };
+    const generation = this.#generation;
     await using connection = await this.#deps.dialer.dial({ onNotification }, signal);
+    this.#connection = connection;
+    if (generation !== this.#generation) return;
     this.#connections += 1;
     this.#pacer.connected();
     this.#proof.connected();
@@ -266,7 +291,7 @@ export class Subscription {
   /** Finds out that a connection is dead although nobody has said so. */
   async #beat(connection: Connection, inbox: Inbox, signal: AbortSignal): Promise<void> {
     for (;;) {
-      await this.#deps.clock.sleep(HEARTBEAT_MS, signal);
+      await this.#deps.clock.sleep(HEARTBEAT_MS * (this.#options.stretch?.() ?? 1), signal);
       if (inbox.full) continue; // nothing is read now, so no answer would be either
       await connection.send(noop.format({ delayMs: 0 }), { timeoutMs: HEARTBEAT_TIMEOUT_MS }, signal);
     }
