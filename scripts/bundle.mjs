@@ -51,10 +51,13 @@ export async function bundle({ outdir, addons, demo = false, version = VERSION }
     for (const name of ["board", "broker", "mqtt-sensor", "main"]) entryPoints[`demo-${name}`] = `demo/${name}.ts`;
   rmSync(outdir, { recursive: true, force: true });
   const { metafile } = await build({ ...common(version), entryPoints, outdir, splitting: true });
+  // In one piece, for it runs while the files around it are exchanged.
+  const helper = { "update-helper": "deploy/update/helper-main.ts" };
+  const alone = await build({ ...common(version), entryPoints: helper, outdir });
   copyAddons(addons, join(outdir, "native"));
   writeFileSync(join(outdir, "package.json"), `${JSON.stringify({ name: "atedge", version, type: "module" })}\n`);
   chmodSync(join(outdir, "atedge.js"), 0o755);
-  const outputs = Object.values(metafile.outputs);
+  const outputs = [...Object.values(metafile.outputs), ...Object.values(alone.metafile.outputs)];
   return { bytes: outputs.reduce((sum, { bytes }) => sum + bytes, 0), files: outputs.length };
 }
 

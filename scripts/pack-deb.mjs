@@ -1,6 +1,6 @@
 // Debian packages: `npm run pack:deb`, or `node scripts/pack-deb.mjs --arch amd64 --out FOLDER --version 0.2.0`. The same
 // commit gives the same bytes: times are that of the commit, or SOURCE_DATE_EPOCH.
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import {
   chmodSync,
@@ -13,6 +13,7 @@ import {
   readFileSync,
   readdirSync,
   rmSync,
+  statSync,
   symlinkSync,
   writeFileSync,
 } from "node:fs";
@@ -131,7 +132,9 @@ const bytesUnder = (folder) =>
 function commitTimeS() {
   const given = process.env["SOURCE_DATE_EPOCH"];
   if (given) return Number(given);
-  return Number(execFileSync("git", ["log", "-1", "--format=%ct"], { cwd: root, encoding: "utf8" }));
+  const git = spawnSync("git", ["log", "-1", "--format=%ct"], { cwd: root, encoding: "utf8" });
+  // Not a clone: the unpacked archive has the commit's time on its files.
+  return git.status === 0 ? Number(git.stdout) : Math.floor(statSync(join(root, "package.json")).mtimeMs / 1000);
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
