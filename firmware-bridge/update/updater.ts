@@ -49,6 +49,7 @@ const RESTING: ReadonlySet<UpdateStep> = new Set(["receiving", ...UPDATE_ENDS]);
 /** How long a new firmware may take to come back, link and pass its self-test, before it is reset. */
 const PROBE_MS = 60_000;
 const RESET_PAUSE_MS = 300;
+const NOT_OURS = "the board tries an image with another hash";
 
 /**
  * Brings one board to one image, or back: received, verified, leased, uploaded, tested, probed, confirmed. Each step is
@@ -288,6 +289,7 @@ export class Updater {
     if (!active || hexOf(active.hash) !== this.#update.hash) {
       const pending = slots.some(({ hash, pending: waits }) => waits && hexOf(hash) === this.#update.hash);
       if (pending) await this.#reset(target, signal);
+      else if (active && !active.confirmed) await this.#step("reverting", { reason: NOT_OURS });
       else await this.#end("reverted", "the new firmware did not stay up; the board went back by itself");
       return;
     }
@@ -320,6 +322,8 @@ export class Updater {
     if (active && hexOf(active.hash) === this.#update.hash) {
       if (!active.confirmed) await target.confirm(this.#hash, signal);
       await this.#end("confirmed");
+    } else if (active && !active.confirmed) {
+      await this.#step("reverting", { reason: NOT_OURS });
     } else {
       await this.#end("reverted", "the board went back before the new firmware was confirmed");
     }
@@ -328,8 +332,8 @@ export class Updater {
   async #revert(target: FlashTarget, signal: AbortSignal): Promise<void> {
     const active = activeOf(await target.slots(signal));
     const { hash, reason } = this.#update;
-    if (!active || hexOf(active.hash) !== hash) await this.#end("reverted", reason);
-    else if (!active.confirmed) await this.#reset(target, signal);
+    if (active && !active.confirmed) await this.#reset(target, signal);
+    else if (!active || hexOf(active.hash) !== hash) await this.#end("reverted", reason);
     else await this.#end("confirmed", `${reason ?? "it is faulty"}; there is no image to go back to`);
   }
 

@@ -1,16 +1,15 @@
-import { build } from "esbuild";
-import { type ChildProcess, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
-import t, { type Test } from "tap";
+import t from "tap";
 import nacl from "tweetnacl";
 import type { Driver } from "../../core/driver.js";
 import { openLinkDriver } from "../../firmware-bridge/link/link-driver.js";
 import { compareVersions, type Manifest, openManifest, signManifest } from "../../firmware-bridge/update/manifest.js";
+import { UPDATE_STEPS } from "../../firmware-bridge/update/update-store.js";
 import { BoardProcess, imageOf, installImage } from "./board-process.js";
-import { Host, linkConfig, never, until, type Wire } from "./link-rig.js";
+import { Host, linkConfig, never, until } from "./link-rig.js";
+import { buildUpdateChild, CASES, FAULTS, runCases } from "./update-faults.js";
 
 const signer = nacl.sign.keyPair();
 const keys = [Buffer.from(signer.publicKey).toString("base64")];
@@ -72,7 +71,6 @@ type Rig = Awaited<ReturnType<typeof rigOf>>;
 async function supervised<T>(
   rig: Rig,
   work: (call: (command: string, args?: Record<string, unknown>) => Promise<unknown>) => Promise<T>,
-  wire: Wire = {},
 ): Promise<T> {
   const stop = new AbortController();
   let driver: Driver | undefined;
@@ -80,7 +78,7 @@ async function supervised<T>(
     while (!stop.signal.aborted) {
       try {
         const config = linkConfig(rig.board, { firmware, keepAliveMs: 300, openTimeoutMs: 3000 });
-        driver = await openLinkDriver(config, rig.host.deps(wire), stop.signal);
+        driver = await openLinkDriver(config, rig.host.deps(), stop.signal);
         await driver.run(stop.signal);
       } catch {
         // The board is away; a moment later.
@@ -255,57 +253,6 @@ t.test("An update", async (t) => {
   });
 });
 
-/** What the board runs and what is reported must be one of the two ends, and the same one. */
-function checkEnd(t: Test, rig: Rig, update: Status["update"]): void {
-  t.ok(update?.step === "confirmed" || update?.step === "reverted", JSON.stringify(update));
-  t.equal(running(rig.board), update?.step === "confirmed" ? "2.0.0" : "1.0.0", "what runs is what is reported");
-}
-
-const STEPS = ["received", "verified", "leased", "uploaded", "tested", "probed"] as const;
-
-t.test("A board whose power is cut at any step ends with the old or the new firmware, and says which", async (t) => {
-  for (const step of STEPS) {
-    t.test(`at ${step}`, async (t) => {
-      await using rig = await rigOf();
-      await supervised(rig, async (call) => {
-        const cut = until(() => rig.host.logged.some((line) => line["step"] === step), step).then(() => rig.powerCut());
-        await push(call, imageOf("G", "2.0.0", 30_000));
-        await cut;
-        checkEnd(t, rig, await endOf(call));
-        await rig.powerCut();
-        t.match(running(rig.board), /^[12]\.0\.0$/u);
-      });
-      t.equal(await rig.board.end(), 0, rig.board.errors);
-    });
-  }
-});
-
-t.test("A cable that is cut at any step, and plugged in again, leaves the old or the new firmware", async (t) => {
-  for (const step of ["leased", "uploaded", "tested", "probed"]) {
-    t.test(`at ${step}`, async (t) => {
-      await using rig = await rigOf();
-      let isCut = false;
-      const pass = (bytes: Uint8Array): Uint8Array => (isCut ? new Uint8Array() : bytes);
-      const work = async (
-        call: (command: string, args?: Record<string, unknown>) => Promise<unknown>,
-      ): Promise<void> => {
-        const cut = until(() => rig.host.logged.some((line) => line["step"] === step), step).then(async () => {
-          isCut = true;
-          await new Promise((resolve) => setTimeout(resolve, 1500));
-          isCut = false;
-        });
-        await push(call, imageOf("G", "2.0.0", 30_000));
-        await cut;
-        const update = await endOf(call);
-        checkEnd(t, rig, update);
-        t.equal(update?.step, "confirmed", "in time before the trial ends");
-      };
-      await supervised(rig, work, { toBoard: pass, toHost: pass });
-      t.equal(await rig.board.end(), 0, rig.board.errors);
-    });
-  }
-});
-
 t.test("An image that the board's flash corrupts is not booted", async (t) => {
   await using rig = await rigOf();
   await supervised(rig, async (call) => {
@@ -331,58 +278,18 @@ t.test("An image that the board's flash corrupts is not booted", async (t) => {
   });
 });
 
-t.test("An agent that is killed at any step, and started again, ends with the old or the new firmware", async (t) => {
-  const outfile = join(process.cwd(), "node_modules", ".atedge", `update-child-${process.pid}.mjs`);
-  await build({
-    entryPoints: ["test/firmware-bridge/update-child.ts"],
-    outfile,
-    bundle: true,
-    packages: "external",
-    platform: "node",
-    target: "node20",
-    format: "esm",
-  });
-  for (const step of STEPS) {
-    t.test(`at ${step}`, async (t) => {
-      await using rig = await rigOf();
-      const config = { id: "board", type: "link", path: rig.board.path, baud: 1_000_000, firmware, keepAliveMs: 300 };
-      const lines: string[] = [];
-      const env = { ...process.env, NODE_OPTIONS: undefined };
-      const start = (): ChildProcess => {
-        const child = spawn(process.execPath, [outfile, rig.host.folder, JSON.stringify(config)], {
-          env,
-          stdio: ["ignore", "pipe", "inherit"],
-        });
-        createInterface({ input: child.stdout }).on("line", (line) => {
-          lines.push(line);
-          if (line === `step ${step}` && lines.filter((other) => other === line).length === 1) child.kill("SIGKILL");
-        });
-        return child;
-      };
-      // The image is received already: the first life of the agent begins with what the store says.
-      await supervised(rig, async (call) => {
-        const image = imageOf("G", "2.0.0", 30_000);
-        await call("firmware-begin", { ...manifestOf(image) });
-      });
-      const image = imageOf("G", "2.0.0", 30_000);
-      await writeFile(join(rig.host.folder, "firmware.bin"), image);
-      const memory = join(rig.host.folder, "firmware.json");
-      await writeFile(memory, (await readFile(memory, "utf8")).replace('"receiving"', '"received"'));
-      let child = start();
-      if (step === "received") setTimeout(() => child.kill("SIGKILL"), 400);
-      const died = await new Promise((resolve) => child.on("close", (_code, signal) => resolve(signal)));
-      t.equal(died, "SIGKILL");
-      child = start();
-      const closed = new Promise((resolve) => child.on("close", resolve));
-      const last = (): Status["update"] => {
-        const status = lines.filter((line) => line.startsWith("status ")).at(-1);
-        return status ? (JSON.parse(status.slice(7)) as Status).update : undefined;
-      };
-      await until(() => ended.has(last()?.step ?? ""), "an end", 40_000);
-      checkEnd(t, rig, last());
-      child.kill("SIGKILL");
-      await closed;
-      t.equal(await rig.board.end(), 0, rig.board.errors);
-    });
+t.test("Every fault at every step of the way ends with the old or the new firmware, and is told", async (t) => {
+  for (const step of UPDATE_STEPS) {
+    const faults = CASES.filter((one) => one.way === "update" && one.step === step).map(({ fault }) => fault);
+    t.strictSame(faults, FAULTS, `${step} is killed, cut and corrupted`);
   }
+  const program = await buildUpdateChild();
+  let bricked = 0;
+  await runCases(program, CASES, 4, ({ way, step, fault }, { faults, end, hit }) => {
+    const what = `${way}, ${fault} at ${step}: ${end}`;
+    t.strictSame(faults, [], what);
+    t.ok(hit, `${what}: the fault came`);
+    if (faults.length > 0) bricked += 1;
+  });
+  t.comment(`${bricked} bricked of ${CASES.length}`);
 });

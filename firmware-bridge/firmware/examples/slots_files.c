@@ -16,6 +16,8 @@ typedef struct {
   uint8_t active, previous, pending, confirmed;
   uint8_t upload_sha256[32];
   uint32_t upload_size;
+  /* Of images that came by an update; a boot loader boots no other in their place. */
+  uint8_t known[2], sha256[2][32];
 } memory;
 
 static const char *base = ".";
@@ -87,6 +89,11 @@ static bool slot_is(int slot, const uint8_t sha256[32]) {
   return hash_of(slot, found, &size) && memcmp(found, sha256, 32) == 0;
 }
 
+/* The slot holds what the update put there; what a factory wrote is taken as it is. */
+static bool is_sound(int slot, firmware *image) {
+  return image_of(slot, image) && (!flash.known[slot] || slot_is(slot, flash.sha256[slot]));
+}
+
 void slots_open(const char *folder) {
   base = folder;
   if (file_load(base, "slots.bin", &flash, sizeof flash) != sizeof flash) {
@@ -98,19 +105,19 @@ void slots_open(const char *folder) {
 
 firmware slots_boot(void) {
   firmware image = {0};
-  if (flash.pending != NONE) {
+  if (flash.pending != NONE && is_sound(flash.pending, &image)) {
     flash.previous = flash.active;
     flash.active = flash.pending;
-    flash.pending = NONE;
     flash.confirmed = 0;
   } else if (!flash.confirmed) {
     flash.active = flash.previous;
     flash.confirmed = 1;
   }
-  if (!image_of(flash.active, &image)) {
-    if (image_of(1 - flash.active, &image)) {
+  flash.pending = NONE;
+  if (!is_sound(flash.active, &image)) {
+    flash.confirmed = 1;
+    if (is_sound(1 - flash.active, &image)) {
       flash.active = (uint8_t)(1 - flash.active);
-      flash.confirmed = 1;
     } else {
       image = (firmware){flash.active, 'G', "none", false}; /* a factory board: the loader's own small program */
     }
@@ -154,6 +161,7 @@ uint8_t slots_begin(const uint8_t sha256[32], uint32_t size, uint32_t *offset) {
   close(fd);
   memcpy(flash.upload_sha256, sha256, 32);
   flash.upload_size = size;
+  flash.known[inactive()] = 0;
   return remember() ? SLOT_OK : SLOT_FLASH_ERROR;
 }
 
@@ -189,6 +197,8 @@ uint8_t slots_test(const uint8_t sha256[32]) {
   if (!flash.confirmed) return SLOT_BAD_STATE;
   if (!slot_is(inactive(), sha256)) return SLOT_HASH_DIFFERS;
   flash.pending = (uint8_t)inactive();
+  flash.known[flash.pending] = 1;
+  memcpy(flash.sha256[flash.pending], sha256, 32);
   return remember() ? SLOT_OK : SLOT_FLASH_ERROR;
 }
 
@@ -205,5 +215,6 @@ uint8_t slots_erase(void) {
   unlink(path);
   flash.pending = NONE;
   flash.upload_size = 0;
+  flash.known[inactive()] = 0;
   return remember() ? SLOT_OK : SLOT_FLASH_ERROR;
 }
