@@ -6,7 +6,7 @@
  * `npm run lab -- soak --seconds 600` (the default).
  */
 import { randomUUID } from "node:crypto";
-import { readdirSync, readlinkSync } from "node:fs";
+import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -23,6 +23,8 @@ const WORKERS = 8;
 const KEYS_EACH = 25;
 /** One that has not come when none has come for so long is lost; until then it is in a queue. */
 const NOTHING_COMES_MS = 60_000;
+/** How long a connection may take to close: longer than the proof of one atServer to another. */
+const CLOSING_S = 15;
 /** What SQLite, the heap and fragmentation may still take: a leak of the load above is far larger in 8 minutes. */
 const GROWTH_BYTES = 8 << 20;
 
@@ -249,12 +251,11 @@ async function soak(seconds: number): Promise<void> {
   const fates = await fatesOf(missing().slice(0, 10), [alice, bob]);
   stop.abort();
   await Promise.all(watching);
-  await sleep(2_000);
+  const opened = await leftOpen(b.pid, filesBefore);
 
   const settled = rss.slice(Math.floor(rss.length / 5));
   const quarter = Math.max(1, Math.floor(settled.length / 4));
   const growth = median(settled.slice(-quarter)) - median(settled.slice(0, quarter));
-  const opened = moreThan(filesBefore, openFiles(b.pid));
   report(run.faults.length === 0, `${run.counts.checks} looks at records, ${run.faults.length} lost or wrong`);
   for (const fault of run.faults.slice(0, 10)) process.stdout.write(`      ${fault}\n`);
   const sent = alice.accepted.size + bob.accepted.size;
@@ -267,6 +268,10 @@ async function soak(seconds: number): Promise<void> {
     growth <= GROWTH_BYTES,
     `RSS grew by ${(growth / 1e6).toFixed(1)} MB to ${(median(settled.slice(-quarter)) / 1e6).toFixed(1)} MB`,
   );
+  const course = Array.from({ length: 10 }, (_, at) =>
+    median(rss.slice((at * rss.length) / 10, ((at + 1) * rss.length) / 10)),
+  );
+  process.stdout.write(`      RSS by tenths: ${course.map((bytes) => (bytes / 1e6).toFixed(1)).join(" ")} MB\n`);
   report(opened.length === 0, `${opened.length} more open files than before ${opened.join(", ")}`);
   const { commands, cuts, kills } = run.counts;
   process.stdout.write(`      ${commands} commands, ${cuts} connections cut, ${kills} kills in ${seconds} s\n`);
@@ -311,6 +316,28 @@ async function handshakes(sides: readonly Side[]): Promise<void> {
     wire.socket.destroy();
   }
   await sleep(500);
+}
+
+/** What is open on top of before and stays so: a connection that is just being closed is nothing left behind. */
+async function leftOpen(pid: number, before: readonly string[]): Promise<readonly string[]> {
+  let opened = moreThan(before, openFiles(pid));
+  for (let tries = 0; opened.length > 0 && tries < CLOSING_S; tries += 1) {
+    await sleep(1_000);
+    opened = moreThan(before, openFiles(pid));
+  }
+  return opened.length === 0 ? [] : [...opened, ...connectionsOf(pid)];
+}
+
+/** Which they are, when there are too many: `127.0.0.1:port > 127.0.0.1:port` and the state of Linux' TCP (1: established). */
+function connectionsOf(pid: number): readonly string[] {
+  const own = new Set(readdirSync(`/proc/${pid}/fd`).map((fd) => readlinkSync(`/proc/${pid}/fd/${fd}`)));
+  const address = (hex: string): string => `${hex.slice(0, 8)}:${Number.parseInt(hex.slice(-4), 16)}`;
+  return readFileSync(`/proc/${pid}/net/tcp`, "utf8")
+    .split("\n")
+    .slice(1)
+    .map((line) => line.trim().split(/\s+/u))
+    .filter((fields) => own.has(`socket:[${fields[9] ?? ""}]`))
+    .map(([, local = "", remote = "", state = ""]) => `${address(local)} > ${address(remote)} ${state}`);
 }
 
 /**

@@ -49,7 +49,11 @@ export async function revoke(params: EnrollParams, force: boolean, call: Call, s
   await change(id, "revoke", call, services, (target) => services.enrollments.put({ ...target, state: "revoked" }));
   services.connections.dropEnrollment(id, connection);
   if (!isOwn) return json({ status: "revoked", enrollmentId: id });
-  setTimeout(() => connection.destroy(), CLOSE_AFTER_MS).unref();
+  // It ends with the connection, by the call's signal.
+  void services.clock.sleep(CLOSE_AFTER_MS, call.signal).then(
+    () => connection.destroy(),
+    () => undefined,
+  );
   const message = "Enrollment is revoked. Closing the connection in 10 seconds";
   return json({ status: "revoked", enrollmentId: id, message });
 }
