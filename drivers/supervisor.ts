@@ -6,6 +6,7 @@ import { CommandRefused, CommandUncertain } from "../core/command-errors.js";
 import type { CommandDescription, DriverDeps, Reading } from "../core/driver.js";
 import type { Log } from "../core/log.js";
 import { ChildSignal, TaskGroup, untilAborted } from "../core/scope.js";
+import { NameOwners } from "./name-owners.js";
 import { PortLeases } from "./port-leases.js";
 import { openPort } from "./serial/open-port.js";
 import { SupervisedDriver, type DriverHealth, type SupervisedOptions } from "./supervised-driver.js";
@@ -63,6 +64,7 @@ const END_WITHIN_MS = 10_000;
 export class DriverSupervisor {
   readonly #options: DriverSupervisorOptions;
   readonly #ports: PortLeases;
+  readonly #names = new NameOwners();
   #slots: ReadonlyMap<string, Slot>;
   #disabled: ReadonlySet<string>;
   #group: TaskGroup | undefined;
@@ -108,6 +110,7 @@ export class DriverSupervisor {
     );
     this.#disabled = disabled;
     await Promise.all(leaving.map((slot) => this.#stop(slot)));
+    for (const { configured } of leaving) this.#names.forget(configured.id);
     const slots = drivers.map((next) => {
       const known = same.has(next.id) ? this.#slots.get(next.id) : undefined;
       return [next.id, known ?? this.#slotOf(next)] as const;
@@ -174,12 +177,22 @@ export class DriverSupervisor {
   health(): readonly DriverHealth[] {
     return Array.from(this.#slots, ([id, { driver }]) => {
       const { health } = driver;
-      return this.#disabled.has(id) && health.state === "stopped" ? { ...health, state: "disabled" } : health;
+      if (this.#disabled.has(id) && health.state === "stopped") return { ...health, state: "disabled" };
+      return this.#withSharedNames(health);
     });
   }
 
+  /** Names that are another driver's are told unless something worse is. */
+  #withSharedNames(health: DriverHealth): DriverHealth {
+    const shared = this.#names.sharedBy(health.id);
+    const [first] = shared;
+    if (!first) return health;
+    const told = { lastErrorCode: "NAME_SHARED", lastError: `${first[0]} is a reading of ${first[1]} too` };
+    return { ...told, ...health, counters: { ...health.counters, sharedNames: shared.size } };
+  }
+
   #slotOf(configured: ConfiguredDriver): Slot {
-    return { configured, driver: supervise(configured, this.#options, this.#ports), running: undefined };
+    return { configured, driver: supervise(configured, this.#options, this.#ports, this.#names), running: undefined };
   }
 }
 
@@ -192,15 +205,20 @@ function supervise(
   { id, type, open, untilPresent }: ConfiguredDriver,
   options: DriverSupervisorOptions,
   ports: PortLeases,
+  names: NameOwners,
 ): SupervisedDriver {
   const stateDir = join(options.stateDir, id);
+  const log = options.log.child({ driver: id });
   const deps: DriverDeps = {
-    publish: (readings) => options.publish(id, readings),
+    publish: (readings) => {
+      names.claim(id, readings, log);
+      return options.publish(id, readings);
+    },
     ...(options.hurry === undefined ? {} : { hurry: options.hurry }),
     openPort: (...port) => ports.open(id, ...port),
     leasePort: (path, signal) => ports.lease(id, path, signal),
     clock: options.clock,
-    log: options.log.child({ driver: id }),
+    log,
     async stateDir() {
       await mkdir(stateDir, { recursive: true, mode: 0o700 });
       return stateDir;
