@@ -35,8 +35,8 @@ export function clockHealth({ health }: Pick<AgentTime, "health">): PartStatus[]
 export function driversHealth(drivers: Pick<DriverSupervisor, "health">): PartStatus[] {
   return drivers.health().map(({ id, state, lastErrorCode, counters }) => ({
     name: `driver.${id}`,
-    // Disabled by an operator: it is as it should be.
-    state: state === "running" || state === "disabled" ? "ok" : "degraded",
+    // Disabled by an operator: it is as it should be. One that runs with an error has a name that is another driver's.
+    state: (state === "running" && lastErrorCode === undefined) || state === "disabled" ? "ok" : "degraded",
     code: state === "disabled" ? "DISABLED" : lastErrorCode,
     counters,
   }));
