@@ -1,4 +1,4 @@
-import type { Reading, ReadingClass } from "../core/driver.js";
+import type { Reading, ReadingClass, ReadingDescription } from "../core/driver.js";
 import { valueAt, type JsonPointer } from "./json-pointer.js";
 
 /** How one value of a decoded message becomes a reading. */
@@ -9,6 +9,11 @@ export interface Field {
   readonly class: ReadingClass;
   readonly scale: number;
   readonly offset: number;
+}
+
+/** What a driver declares of a field; its type is the device's. */
+export function describeField({ name, unit, class: readingClass }: Field): ReadingDescription {
+  return { name, class: readingClass, ...(unit === undefined ? {} : { unit }) };
 }
 
 const MAX_TEXT = 1024;

@@ -1,7 +1,7 @@
 import { spawn, type ChildProcessByStdio } from "node:child_process";
 import type { Readable, Writable } from "node:stream";
 import { CommandRefused, CommandUncertain } from "../../core/command-errors.js";
-import type { CommandDescription, Driver, DriverDeps, OpenDriver } from "../../core/driver.js";
+import type { CommandDescription, Driver, DriverDeps, OpenDriver, ReadingDescription } from "../../core/driver.js";
 import { DeviceGone, SyntaxInvalid } from "../../core/errors.js";
 import { LineFramer } from "../../core/line-framer.js";
 import { ChildSignal, untilAborted } from "../../core/scope.js";
@@ -13,6 +13,7 @@ import {
   formatExecRequest,
   parseExecMessage,
   type ExecAnswer,
+  type ExecDeclaration,
   type ExecMessage,
   type ExecRequest,
 } from "./exec-messages.js";
@@ -57,6 +58,7 @@ export function openExecOf(owners: readonly number[]): OpenDriver<ExecConfig> {
 
 class ExecDriver implements Driver {
   readonly id: string;
+  readings?: readonly ReadingDescription[];
   commands: readonly CommandDescription[] = [];
   readonly #config: ExecConfig;
   readonly #deps: DriverDeps;
@@ -102,7 +104,7 @@ class ExecDriver implements Driver {
     const first = await within(() => this.#messages.next(), options, signal);
     if (first.done) throw await this.#gone();
     if (!("commands" in first.value)) throw new SyntaxInvalid('expected {"commands":[…]} as the first line');
-    this.commands = first.value.commands;
+    this.#declare(first.value);
   }
 
   async run(stop: AbortSignal): Promise<void> {
@@ -171,8 +173,13 @@ class ExecDriver implements Driver {
     } else if ("gone" in message) {
       throw new DeviceGone(message.gone);
     } else {
-      this.commands = message.commands;
+      this.#declare(message);
     }
+  }
+
+  #declare({ commands, gives }: ExecDeclaration): void {
+    this.commands = commands;
+    if (gives) this.readings = gives;
   }
 
   async *#read(): AsyncGenerator<ExecMessage> {

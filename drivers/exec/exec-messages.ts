@@ -1,14 +1,16 @@
 import * as v from "valibot";
 import { fromUtf8, utf8 } from "../../core/bytes.js";
-import type { CommandDescription, Reading } from "../../core/driver.js";
+import type { CommandDescription, Reading, ReadingDescription } from "../../core/driver.js";
 import { SyntaxInvalid } from "../../core/errors.js";
 
 const name = v.pipe(v.string(), v.regex(/^[A-Za-z0-9][-A-Za-z0-9:./_]{0,99}$/u));
 
+const unit = v.pipe(v.string(), v.regex(/^[A-Za-z0-9%/][A-Za-z0-9%/-]{0,11}$/u));
+
 const reading = v.strictObject({
   name,
   value: v.union([v.pipe(v.number(), v.finite()), v.boolean(), v.pipe(v.string(), v.maxLength(1024))]),
-  unit: v.exactOptional(v.pipe(v.string(), v.regex(/^[A-Za-z0-9%/][A-Za-z0-9%/-]{0,11}$/u))),
+  unit: v.exactOptional(unit),
   timeMs: v.exactOptional(v.pipe(v.number(), v.finite(), v.minValue(0))),
   class: v.exactOptional(v.picklist(["alarm", "event", "measurement"])),
 });
@@ -20,11 +22,22 @@ const command = v.strictObject({
   readBack: v.exactOptional(v.string()),
 });
 
+/** A reading that the program may give; `*` stands for a part that is not known before. */
+const declared = v.strictObject({
+  name: v.pipe(v.string(), v.regex(/^[A-Za-z0-9*][-A-Za-z0-9:./_*]{0,99}$/u)),
+  unit: v.exactOptional(unit),
+  type: v.exactOptional(v.picklist(["number", "string", "boolean"])),
+  class: v.exactOptional(v.picklist(["alarm", "event", "measurement"])),
+});
+
 const id = v.pipe(v.number(), v.safeInteger());
 
 /** What a program may say, one of these a line. */
 const message = v.union([
-  v.strictObject({ commands: v.pipe(v.array(command), v.maxLength(100)) }),
+  v.strictObject({
+    commands: v.pipe(v.array(command), v.maxLength(100)),
+    gives: v.exactOptional(v.pipe(v.array(declared), v.maxLength(1000))),
+  }),
   v.strictObject({ readings: v.pipe(v.array(reading), v.minLength(1), v.maxLength(1000)), n: v.exactOptional(id) }),
   v.strictObject({ answer: id, result: v.unknown() }),
   v.strictObject({ answer: id, refused: v.pipe(v.string(), v.maxLength(1000)) }),
@@ -39,8 +52,14 @@ export interface ExecAnswer {
   readonly uncertain?: string;
 }
 
+/** What it takes and, when it says so, all that it may give. */
+export interface ExecDeclaration {
+  readonly commands: readonly CommandDescription[];
+  readonly gives?: readonly ReadingDescription[];
+}
+
 export type ExecMessage =
-  | { readonly commands: readonly CommandDescription[] }
+  | ExecDeclaration
   | { readonly readings: readonly Reading[]; readonly n?: number }
   | ExecAnswer
   | { readonly gone: string };

@@ -5,7 +5,7 @@ import { DeviceGone } from "../../core/errors.js";
 import type { Port } from "../../core/port.js";
 import { ChildSignal } from "../../core/scope.js";
 import { commandNamed, describe } from "../configured-command.js";
-import { fieldReadings, namePart, readingValue } from "../field-readings.js";
+import { describeField, fieldReadings, namePart, readingValue } from "../field-readings.js";
 import { InOrder } from "../in-order.js";
 import { valueAt } from "../json-pointer.js";
 import { fill, fillText, namesIn } from "../template.js";
@@ -48,6 +48,7 @@ interface AwaitedAnswer {
 
 class SerialDriver implements Driver {
   readonly id: string;
+  readonly readings?: NonNullable<Driver["readings"]>;
   readonly commands: Driver["commands"];
   readonly #config: SerialConfig;
   readonly #deps: DriverDeps;
@@ -66,6 +67,8 @@ class SerialDriver implements Driver {
 
   constructor(config: SerialConfig, deps: DriverDeps, port: Port) {
     this.id = config.id;
+    // Without a list of them, whatever fields the device sends.
+    if (config.reading.length > 0) this.readings = config.reading.map(describeField);
     this.commands = config.command.map(describe);
     this.#config = config;
     this.#deps = deps;

@@ -15,6 +15,7 @@ export const openSysfs: OpenDriver<SysfsConfig> = async (config, deps) => {
   let rounds = 0;
   return {
     id: config.id,
+    readings: config.kinds.map((kind) => ({ name: `${kind}.*`, type: "number" })),
     commands,
     counters: () => ({ rounds }),
 

@@ -25,7 +25,7 @@ say({"commands": [
     {"name": "set", "idempotent": True, "readBack": "get", "argsSchema": {
         "type": "object", "properties": {"to": number_schema}, "required": ["to"], "additionalProperties": False}},
     {"name": "get", "idempotent": True},
-]})
+], "gives": [{"name": "temperature", "unit": "Cel", "type": "number"}]})
 
 selector = selectors.DefaultSelector()
 selector.register(sys.stdin, selectors.EVENT_READ)

@@ -1,7 +1,7 @@
 #!/bin/sh
 # A driver for atedge in shell: how long the machine has been up, once a second. It takes no commands, and ends when
 # the agent closes its standard input.
-echo '{"commands":[]}'
+echo '{"commands":[],"gives":[{"name":"uptime","unit":"s","type":"number"}]}'
 while :; do
   read -r seconds _ < /proc/uptime
   echo "{\"readings\":[{\"name\":\"uptime\",\"unit\":\"s\",\"value\":$seconds}]}"

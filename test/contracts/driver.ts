@@ -79,6 +79,23 @@ const NAME = /^[A-Za-z0-9][-A-Za-z0-9:./_]*$/u;
 /** A device with a clock of its own knows ours to within the time of a message. */
 const CLOCK_SLACK_MS = 1000;
 
+/** Whether the driver has said that it may give this; one whose device alone knows declares none. */
+function isDeclared(
+  { readings }: Driver,
+  { name, unit, value, class: readingClass = "measurement" }: Reading,
+): boolean {
+  if (!readings) return true;
+  return readings.some((declared) => {
+    const parts = declared.name.split("*").map((part) => part.replaceAll(/[.+?^$(){}|[\]\\]/gu, String.raw`\$&`));
+    return (
+      new RegExp(`^${parts.join(".+")}$`, "u").test(name) &&
+      (declared.unit === undefined || declared.unit === unit) &&
+      (declared.type === undefined || declared.type === typeof value) &&
+      (declared.class === undefined || declared.class === readingClass)
+    );
+  });
+}
+
 /** What every driver does, whatever its device. */
 export function driverContract(t: Test, kind: string, setUp: () => Promise<DriverRig>): Promise<unknown> {
   return t.test(`the ${kind} driver keeps the driver contract`, async (t) => {
@@ -103,6 +120,7 @@ export function driverContract(t: Test, kind: string, setUp: () => Promise<Drive
       stop.abort(new Error("enough"));
       await running;
       await driver[Symbol.asyncDispose]();
+      for (const reading of deps.readings) t.ok(isDeclared(driver, reading), `${reading.name} is declared`);
       for (const { name, value, timeMs, unit } of deps.readings) {
         t.match(name, NAME);
         t.ok(typeof value !== "number" || Number.isFinite(value), `${name} is finite`);
