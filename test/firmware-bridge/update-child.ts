@@ -35,11 +35,13 @@ const deps = {
 
 let driver: Driver | undefined;
 const never = new AbortController().signal;
-createInterface({ input: process.stdin }).on("line", (line) => {
+const lines = createInterface({ input: process.stdin });
+lines.on("line", (line) => {
   const [what, id, command = "", args = "{}"] = line.split(" ");
   if (what === "cut") cutUntilMs = performance.now() + Number(id);
   else void answer(id ?? "", command, JSON.parse(args) as Record<string, unknown>);
 });
+lines.on("close", () => process.exit()); // whoever started it is gone
 
 async function answer(id: string, command: string, args: Record<string, unknown>): Promise<void> {
   const outcome = driver
