@@ -2,9 +2,11 @@ import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { readFileSync } from "node:fs";
 import { createServer, type AddressInfo } from "node:net";
+import { spawn } from "@lydell/node-pty";
 import t from "tap";
 import { bundleCli } from "../../fixtures/bundled-cli.js";
 import { AtedgeProcess } from "../../fixtures/atedge-process.js";
+import { freePort } from "../../fixtures/mqtt-mosquitto.js";
 import { WireClient } from "../../fixtures/wire-client.js";
 
 // The platform as a child process: what it answered outlives it, however it ends.
@@ -76,6 +78,55 @@ t.test("atedge platform as a process", async (t) => {
     t.equal(inUse.code, 1);
     t.match(inUse.err, `port ${port} for the atDirectory is in use`);
     taken.close();
+  });
+
+  await t.test(
+    "a secret is shown when its atSign is added, and never again; host and port can be chosen",
+    async (t) => {
+      const port = await freePort();
+      const added = await run("add", "@carol", "--host", "carol.localhost", "--port", String(port));
+      const [, secret = ""] = /shown this once.*\n([0-9a-f]{128})\n/u.exec(added.out) ?? [];
+      t.not(secret, "", added.out);
+      t.match(added.out, /will listen when the platform starts/u);
+      const { child, ready } = await start();
+      t.match(
+        ready.atSigns.find(({ atSign }) => atSign === "@carol"),
+        { host: "carol.localhost", port },
+      );
+      const client = await WireClient.open({
+        port,
+        serverName: "carol.localhost",
+        caPem: readFileSync(ready.caFile, "utf8"),
+      });
+      await client.chunk();
+      t.match(await client.cram("@carol", secret), /^data:success/u, "it is the one");
+      client.close();
+      const list = await run("list");
+      t.match(list.out, `@carol\tcarol.localhost:${port}\n`, "also while it runs");
+      t.equal((await run("add", "@carol")).code, 1);
+      const { out, err } = await child.stop("SIGTERM");
+      t.notMatch(list.out + out + err, secret);
+      t.equal((await run("remove", "@carol")).code, 0);
+    },
+  );
+
+  await t.test("on a terminal it says who is hosted, and shows a line of status", async (t) => {
+    const terminal = spawn(process.execPath, [cli.path, "platform", "--state", state, "--directory-port", "0"], {
+      env: { ...process.env, NODE_OPTIONS: "" },
+      cols: 120,
+    });
+    let text = "";
+    terminal.onData((data) => (text += data));
+    const ended = new Promise<{ exitCode: number }>((resolve) => terminal.onExit(resolve));
+    const status = /\r\u001b\[K\d+ atSigns · \d+ connections · \d+ monitors · \d+ commands\/s · \d+ look-ups · \d+ /u;
+    for (let tries = 0; tries < 400 && !status.test(text); tries += 1) {
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+    t.match(text, status);
+    t.match(text, /atDirectory at localhost:\d+, certificate authority in /u);
+    t.match(text, /@alice at localhost:\d+/u);
+    terminal.kill("SIGINT");
+    t.equal((await ended).exitCode, 0);
   });
 
   await t.test("every write that was answered survives SIGKILL, ten times over", async (t) => {
