@@ -14,6 +14,7 @@ import { register as registerOtp } from "./otp.js";
 import { register as registerPlatform } from "./platform.js";
 import { register as registerRevoke } from "./revoke.js";
 import { register as registerRun } from "./run.js";
+import { register as registerUpdate } from "./update.js";
 import { register as registerWatch } from "./watch.js";
 import { VERSION } from "./version.js";
 
@@ -33,6 +34,7 @@ const SUBCOMMANDS = [
   registerDriver,
   registerLink,
   registerFirmware,
+  registerUpdate,
 ];
 
 const program = new Command("atedge")
