@@ -96,3 +96,19 @@ export const commandEntries = {
   ),
   timeoutMs: v.optional(v.pipe(integer(10, 600_000), doc("Longest wait for the answer, in milliseconds.")), 5000),
 };
+
+/** For the adapters that do not find the direction of an RS-485 line by themselves. */
+export const rs485 = v.pipe(
+  v.strictObject({
+    mode: v.pipe(
+      v.picklist(["kernel", "rts"]),
+      doc(
+        "What switches the line to sending: `kernel` the driver of the UART, where it can; `rts` the agent by the RTS wire, for slow lines.",
+      ),
+    ),
+    rtsOnSend: v.optional(v.pipe(v.boolean(), doc("Level of RTS while sending: true is high.")), true),
+    delayBeforeMs: v.optional(v.pipe(integer(0, 100), doc("Wait before the first bit, in milliseconds.")), 0),
+    delayAfterMs: v.optional(v.pipe(integer(0, 100), doc("Wait after the last bit, in milliseconds.")), 0),
+  }),
+  doc("Direction of an RS-485 line. Left out for adapters that switch by themselves, as most on USB do."),
+);

@@ -1,5 +1,5 @@
 import * as v from "valibot";
-import { doc, driverId, filePath, integer, readingClass, readingName, unit } from "../config-parts.js";
+import { doc, driverId, filePath, integer, readingClass, readingName, rs485, unit } from "../config-parts.js";
 import { REGISTER_TYPES } from "./values.js";
 
 const place = {
@@ -52,6 +52,7 @@ export const modbusSchema = v.pipe(
       v.pipe(filePath, doc("Serial port of an RTU bus. Either this or `host`."), v.examples(["/dev/ttyUSB0"])),
     ),
     baud: v.optional(v.pipe(integer(300, 4_000_000), doc("Bits per second of the bus.")), 19_200),
+    rs485: v.optional(rs485),
     parity: v.optional(v.pipe(v.picklist(["none", "even", "odd"]), doc("Parity of the bus.")), "even"),
     stopBits: v.optional(v.pipe(v.picklist([1, 2]), doc("Stop bits of the bus.")), 1),
     host: v.optional(v.pipe(v.string(), v.nonEmpty(), doc("Host of a Modbus TCP device or gateway."))),

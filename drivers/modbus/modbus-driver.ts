@@ -38,10 +38,10 @@ export const openModbus: OpenDriver<ModbusConfig> = async (config, deps, signal)
 };
 
 async function openTransport(config: ModbusConfig, deps: DriverDeps, signal: AbortSignal): Promise<ModbusTransport> {
-  const { path, host, port, baud: baudRate, parity, stopBits, timeoutMs } = config;
+  const { path, host, port, baud: baudRate, parity, stopBits, rs485, timeoutMs } = config;
   const { clock } = deps;
   if (path === undefined) return openTcp({ host: host ?? "", port, clock, timeoutMs }, signal);
-  const line = await deps.openPort(path, { baudRate, parity, stopBits }, signal);
+  const line = await deps.openPort(path, { baudRate, parity, stopBits, ...(rs485 && { rs485 }) }, signal);
   return new RtuTransport({ port: line, clock, baudRate, timeoutMs });
 }
 

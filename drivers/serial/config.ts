@@ -8,6 +8,7 @@ import {
   integer,
   parseWith,
   pointer,
+  rs485,
   template,
 } from "../config-parts.js";
 import { BINARY_TYPES } from "./binary-fields.js";
@@ -73,6 +74,7 @@ export const serialSchema = v.pipe(
     dataBits: v.optional(v.pipe(v.picklist([7, 8]), doc("Data bits.")), 8),
     parity: v.optional(v.pipe(v.picklist(["none", "even", "odd"]), doc("Parity.")), "none"),
     stopBits: v.optional(v.pipe(v.picklist([1, 2]), doc("Stop bits.")), 1),
+    rs485: v.optional(rs485),
     frame: v.optional(
       v.pipe(
         v.picklist([

@@ -1,15 +1,12 @@
 import { readSync } from "node:fs";
 import { access, constants } from "node:fs/promises";
 import type { DriverDeps } from "../../core/driver.js";
-import { codeOf, DeviceGone, EdgeError } from "../../core/errors.js";
-import type { Port } from "../../core/port.js";
+import { codeOf, DeviceGone } from "../../core/errors.js";
+import type { Port, Rs485Options } from "../../core/port.js";
 import { untilAborted } from "../../core/scope.js";
 import type { binding } from "./binding.js";
-
-/** The port is there but cannot be used: no permission, in use by another program, no tty. */
-export class PortUnusable extends EdgeError {
-  override readonly code: string = "PORT_UNUSABLE";
-}
+import { PortUnusable } from "./port-unusable.js";
+import { setKernelRs485, writeWithRts } from "./rs485.js";
 
 type Binding = Awaited<ReturnType<(typeof binding)["open"]>>;
 
@@ -40,10 +37,15 @@ export const openPort: DriverDeps["openPort"] = async (path, options, signal) =>
   } catch (cause) {
     throw new PortUnusable(`${path} cannot be opened; is another program using it?`, { cause });
   }
-  const port = new TtyPort(path, binding);
-  if (signal.aborted) await port[Symbol.asyncDispose]();
-  signal.throwIfAborted();
-  return port;
+  const port = new TtyPort(path, binding, options.rs485?.mode === "rts" ? options.rs485 : undefined);
+  try {
+    signal.throwIfAborted();
+    if (options.rs485) await port.prepare(options.rs485, signal);
+    return port;
+  } catch (error) {
+    await port[Symbol.asyncDispose]();
+    throw error;
+  }
 };
 
 async function checkAccess(path: string): Promise<void> {
@@ -58,15 +60,26 @@ async function checkAccess(path: string): Promise<void> {
 class TtyPort implements Port {
   readonly path: string;
   readonly #binding: Binding;
+  readonly #rts: Rs485Options | undefined;
   readonly #gone = new AbortController();
   readonly #buffer = Buffer.allocUnsafe(READ_BYTES);
   #readable: Promise<void> | undefined;
   #writes: Promise<void> = Promise.resolve();
   #closed: Promise<void> | undefined;
 
-  constructor(path: string, binding: Binding) {
+  constructor(path: string, binding: Binding, rts: Rs485Options | undefined) {
     this.path = path;
     this.#binding = binding;
+    this.#rts = rts;
+  }
+
+  /** Sets the line up for RS-485. @throws {PortUnusable} when the port has no such thing. */
+  async prepare(rs485: Rs485Options, signal: AbortSignal): Promise<void> {
+    const fd = this.#fd();
+    if (rs485.mode === "kernel" && fd !== undefined) return setKernelRs485(this.path, fd, rs485, signal);
+    await this.#binding.set({ rts: !rs485.rtsOnSend }).catch((cause: unknown) => {
+      throw new PortUnusable(`${this.path} has no RTS to switch an RS-485 line by`, { cause });
+    });
   }
 
   /** Nothing is read that is not asked for: what waits stays in the kernel, and the line's flow control takes over. */
@@ -87,11 +100,11 @@ class TtyPort implements Port {
     const write = async (): Promise<void> => {
       signal.throwIfAborted();
       this.#gone.signal.throwIfAborted();
-      await this.#binding
-        .write(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength))
-        .catch((error: unknown) => {
-          throw this.#hangUp(error);
-        });
+      const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+      const sending = this.#rts ? writeWithRts(this.#binding, buffer, this.#rts) : this.#binding.write(buffer);
+      await sending.catch((error: unknown) => {
+        throw this.#hangUp(error);
+      });
     };
     const turn = this.#writes.then(write);
     this.#writes = turn.catch(() => undefined);

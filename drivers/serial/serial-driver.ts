@@ -13,7 +13,7 @@ import { within } from "../within.js";
 import type { SerialCommand, SerialConfig } from "./config.js";
 import type { FrameCodec } from "./frame-codec.js";
 import type { Fields, LineCodec } from "./line-codec.js";
-import { PortUnusable } from "./open-port.js";
+import { PortUnusable } from "./port-unusable.js";
 import { protocolOf } from "./protocol.js";
 import { findUsbPorts } from "./usb-ports.js";
 
@@ -22,8 +22,9 @@ const MAX_PENDING = 1024;
 
 /** A device that speaks lines, by the keys of {@link SerialConfig}. */
 export const openSerial: OpenDriver<SerialConfig> = async (config, deps, signal) => {
-  const { baud, dataBits, parity, stopBits } = config;
-  const port = await deps.openPort(await portPath(config), { baudRate: baud, dataBits, parity, stopBits }, signal);
+  const { baud, dataBits, parity, stopBits, rs485 } = config;
+  const options = { baudRate: baud, dataBits, parity, stopBits, ...(rs485 === undefined ? {} : { rs485 }) };
+  const port = await deps.openPort(await portPath(config), options, signal);
   return new SerialDriver(config, deps, port);
 };
 

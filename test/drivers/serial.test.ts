@@ -1,3 +1,5 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { readdirSync, readlinkSync } from "node:fs";
 import { mkdir, mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -17,6 +19,7 @@ import { CountedFrames } from "../../drivers/serial/counted-frames.js";
 import { CobsFrames } from "../../drivers/serial/delimited-frames.js";
 import { findUsbPorts, listSerialPorts, parseUsbMatch } from "../../drivers/serial/usb-ports.js";
 import { openPort } from "../../drivers/serial/open-port.js";
+import { rs485Struct, writeWithRts, type RtsPort } from "../../drivers/serial/rs485.js";
 import { openSerial } from "../../drivers/serial/serial-driver.js";
 import { DriverSupervisor } from "../../drivers/supervisor.js";
 import { eventually, recordingDeps, type RecordingDeps } from "../contracts/driver.js";
@@ -416,6 +419,49 @@ void t.test("a serial port", async (t) => {
     await t.rejects(openPort("/etc/hostname", { baudRate: 9600 }, never), { code: "PORT_UNUSABLE" });
   });
 
+  await t.test("tells within a second that another program has it", async (t) => {
+    await using device = await PtyDevice.open();
+    // flock(1) stands for a terminal program that locks the port.
+    const other = spawn("flock", ["-o", device.path, "-c", "echo locked; exec sleep 60"], {
+      stdio: ["ignore", "pipe", "ignore"],
+    });
+    t.teardown(() => other.kill());
+    await once(other.stdout, "data");
+    const startMs = performance.now();
+    await t.rejects(openPort(device.path, { baudRate: 115_200 }, never), {
+      code: "PORT_UNUSABLE",
+      message: /is another program using it\?$/u,
+    });
+    t.ok(performance.now() - startMs < 1000);
+  });
+
+  await t.test("without an RS-485 mode or an RTS wire says so and is free again", async (t) => {
+    await using device = await PtyDevice.open();
+    const rs485 = { rtsOnSend: true, delayBeforeMs: 0, delayAfterMs: 0 };
+    const open = (mode: "kernel" | "rts") =>
+      openPort(device.path, { baudRate: 9600, rs485: { ...rs485, mode } }, never);
+    await t.rejects(open("kernel"), { code: "PORT_UNUSABLE", message: /the driver of this port has no RS-485 mode/u });
+    await t.rejects(open("rts"), { code: "PORT_UNUSABLE", message: /has no RTS to switch/u });
+    await (await openPort(device.path, { baudRate: 9600 }, never))[Symbol.asyncDispose]();
+  });
+
+  await t.test("switches an RS-485 line around what it sends", async (t) => {
+    const done: unknown[] = [];
+    const port: RtsPort = {
+      set: async ({ rts }) => void done.push(rts),
+      write: async (bytes) => void done.push(bytes.toString()),
+      drain: async () => void done.push("drain"),
+    };
+    const options = { mode: "rts", rtsOnSend: false, delayBeforeMs: 1, delayAfterMs: 1 } as const;
+    await writeWithRts(port, Buffer.from("x"), options);
+    t.strictSame(done.splice(0), [false, "x", "drain", true]);
+    const gone = { ...port, write: () => Promise.reject(new Error("gone")) };
+    await t.rejects(writeWithRts(gone, Buffer.from("x"), options), { message: "gone" });
+    t.strictSame(done, [false, true], "back to listening all the same");
+    // struct serial_rs485, linux/serial.h: SER_RS485_ENABLED | SER_RS485_RTS_AFTER_SEND, 1 ms, 2 ms.
+    t.equal(rs485Struct({ ...options, delayAfterMs: 2 }).toString("hex"), `050000000100000002000000${"00".repeat(20)}`);
+  });
+
   await t.test("gives every byte in order at full speed, both ways", async (t) => {
     await using device = await PtyDevice.open();
     const port = await openPort(device.path, { baudRate: 921_600 }, never);
@@ -441,7 +487,7 @@ void t.test("a serial port", async (t) => {
 });
 
 void t.test(
-  "unplugged and plugged in 100 times, the driver comes back each time and leaks no descriptor",
+  "unplugged and plugged in 1,000 times, the driver comes back each time and leaks no descriptor",
   async (t) => {
     await using device = await PtyDevice.open();
     await using deps = await recordingDeps();
@@ -467,21 +513,30 @@ void t.test(
         }
       }).length;
 
-    await eventually(() => state() === "running", "the first opening");
+    /** Looks every millisecond: there are 3,000 waits. */
+    const soon = async (condition: () => boolean, what: string): Promise<void> => {
+      const limitMs = performance.now() + 30_000;
+      while (!condition()) {
+        if (performance.now() > limitMs) throw new Error(`waited in vain for ${what}`);
+        await new Promise((resolve) => setTimeout(resolve, 1));
+      }
+    };
+
+    await soon(() => state() === "running", "the first opening");
     const openBefore = open();
-    for (let round = 1; round <= 100; round += 1) {
+    for (let round = 1; round <= 1000; round += 1) {
       const before = readings;
       // In every other round data is under way when the cable is pulled.
       device.say('{"t":1}');
-      await eventually(() => readings > before, `a reading in round ${round}`);
+      await soon(() => readings > before, `a reading in round ${round}`);
       if (round % 2 === 0) for (let n = 0; n < 20; n += 1) device.say('{"t":2}');
       device.unplug();
-      await eventually(() => state() !== "running", `the unplug in round ${round}`);
+      await soon(() => state() !== "running", `the unplug in round ${round}`);
       device.plug();
-      await eventually(() => state() === "running", `the replug in round ${round}`);
+      await soon(() => state() === "running", `the replug in round ${round}`);
     }
     t.equal(open(), openBefore);
-    t.match(supervisor.health(), [{ counters: { opened: 101 } }]);
+    t.match(supervisor.health(), [{ counters: { opened: 1001 } }]);
     stop.abort();
     await running;
   },
