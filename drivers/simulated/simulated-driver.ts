@@ -1,6 +1,8 @@
 import type { OpenDriver } from "../../core/driver.js";
+import { ChildSignal } from "../../core/scope.js";
 import { commandNamed } from "../configured-command.js";
 import { readingValue } from "../field-readings.js";
+import { InOrder } from "../in-order.js";
 import type { SimulatedConfig } from "./config.js";
 
 const COMMANDS = [
@@ -19,6 +21,9 @@ const COMMANDS = [
   { name: "get", argsSchema: { type: "object", additionalProperties: false }, idempotent: true },
 ] as const;
 
+/** Readings on their way into the outbox. */
+const MAX_PENDING = 1000;
+
 /** Readings out of thin air: a sine, a square wave, a random walk, or what was recorded once. */
 export const openSimulated: OpenDriver<SimulatedConfig> = async (config, deps, signal) => {
   if (config.file !== undefined) {
@@ -36,11 +41,17 @@ export const openSimulated: OpenDriver<SimulatedConfig> = async (config, deps, s
     commands: COMMANDS,
 
     async run(stop) {
-      while (!stop.aborted) {
+      await using session = new ChildSignal(stop);
+      const { signal } = session;
+      const pending = new InOrder((error) => session.abort(error));
+      while (!signal.aborted) {
         const reading = { name: config.name, value: next(), timeMs: deps.clock.now(), class: config.class };
-        await deps.publish([{ ...reading, ...unit }]);
-        await deps.clock.sleep(config.intervalMs, stop).catch(() => undefined);
+        // The next one is due whether this one is safe or not.
+        pending.add(deps.publish([{ ...reading, ...unit }]), 1, () => undefined);
+        await pending.atMost(MAX_PENDING - 1, signal).catch(() => undefined);
+        await deps.clock.sleep(config.intervalMs, signal).catch(() => undefined);
       }
+      if (!stop.aborted) throw signal.reason;
     },
 
     async call(name, args) {

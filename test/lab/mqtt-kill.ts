@@ -1,6 +1,6 @@
 /**
  * 100,000 messages at QoS 1, published to mosquitto and then to aedes, while the built agent is killed again and again:
- * every one of them is in the agent's outbox at the end. The atPlatform is away, so that nothing leaves it.
+ * every one that it acknowledged, as seen on the wire, is in its outbox at the end. The atPlatform is away, so that nothing leaves it.
  *
  * `npm run lab -- mqtt-kill --messages 100000 --broker mosquitto,aedes` (the defaults). A shorter form is part of
  * test/drivers/mqtt-brokers.test.ts.
@@ -12,9 +12,10 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { connectAsync } from "mqtt";
 import { Children } from "../../demo/children.js";
-import { parseObject, setUpSite, type Site } from "../../demo/site.js";
+import { setUpSite, type Site } from "../../demo/site.js";
 import { openAedes } from "../fixtures/mqtt-brokers.js";
 import { openMosquitto } from "../fixtures/mqtt-mosquitto.js";
+import { openMqttTap } from "../fixtures/mqtt-tap.js";
 import { outboxNumbers } from "../fixtures/outbox-numbers.js";
 import { seededRandom } from "../fixtures/seeded-random.js";
 
@@ -41,24 +42,19 @@ async function run(broker: string): Promise<void> {
   await using mosquitto = aedes
     ? undefined
     : await openMosquitto({ lines: () => ["allow_anonymous true", "max_queued_messages 0"] });
-  /** What aedes has got an acknowledgement for; mosquitto does not tell. */
-  const acknowledged = new Set<number>();
-  aedes?.aedes.on("ack", (packet) => {
-    if ("payload" in packet) acknowledged.add(numberIn(packet.payload.toString()));
-  });
+  await using tap = await openMqttTap(aedes?.url ?? mosquitto?.url ?? "");
   try {
-    const url = aedes?.url ?? mosquitto?.url ?? "";
-    const site = await setUpSite({ folder, children, boardPath: "/dev/null", brokerUrl: url, numbered: true });
+    const site = await setUpSite({ folder, children, boardPath: "/dev/null", brokerUrl: tap.url, numbered: true });
     await children.end("platform", "SIGTERM");
     const startMs = performance.now();
-    const kills = await publishAndKill(url, children, site);
+    const kills = await publishAndKill(aedes?.url ?? mosquitto?.url ?? "", children, site);
     await untilAllCame(folder);
     await children.end("agent", "SIGTERM");
     const found = outboxNumbers(join(folder, "agent"), "bench/n");
     const all = new Set(found);
     const missing = Array.from({ length: MESSAGES }, (_, n) => n).filter((n) => !all.has(n));
     // What a broker lost that it had no acknowledgement for is not the agent's loss.
-    const lost = aedes ? missing.filter((n) => acknowledged.has(n)) : missing;
+    const lost = missing.filter((n) => tap.acknowledged.has(JSON.stringify({ n })));
     const seconds = ((performance.now() - startMs) / 1000).toFixed(0);
     process.stdout.write(
       `${broker}: ${MESSAGES} messages, ${kills} kills, ${seconds} s, ${found.length - all.size} delivered twice,` +
@@ -70,11 +66,6 @@ async function run(broker: string): Promise<void> {
     await children.stop();
     await rm(folder, { recursive: true, force: true });
   }
-}
-
-function numberIn(text: string): number {
-  const n = parseObject(text)?.["n"];
-  return typeof n === "number" ? n : -1;
 }
 
 /** Publishes all messages, and kills the agent at random moments until they are. @returns how often it was killed. */
