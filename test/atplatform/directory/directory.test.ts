@@ -24,11 +24,15 @@ t.test("the atDirectory on the wire", async (t) => {
         if ((await D.ask("alice")) !== "h.example:6464\r\n@") t.fail("answered otherwise");
       }
     };
-    await ask(300);
-    const before = await heldBytes();
-    await ask(3_000);
-    const grown = (await heldBytes()) - before;
-    t.ok(grown < 30 * 3_000, `${grown} bytes`);
+    await ask(1_000);
+    // What grows with the look-ups grows in every round; what the engine learns of the code does not.
+    let least = Infinity;
+    for (let round = 0; round < 3; round += 1) {
+      const before = await heldBytes();
+      await ask(4_000);
+      least = Math.min(least, (await heldBytes()) - before);
+    }
+    t.ok(least < 25 * 4_000, `${least} bytes in four thousand look-ups`);
   });
 
   await t.test("a thousand look-ups on one connection, sent at once, are answered in order", async (t) => {
