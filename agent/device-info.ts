@@ -8,7 +8,7 @@ import { MAX_SIGNED_LENGTH } from "../messages/envelope.js";
 
 export interface InfoSources {
   readonly version: string;
-  readonly config: Pick<AgentConfig, "driver" | "maxBatch" | "maxDelayMs" | "stateIntervalMs">;
+  readonly config: Pick<AgentConfig, "driver" | "channel" | "maxBatch" | "maxDelayMs" | "stateIntervalMs">;
   readonly drivers: Pick<DriverSupervisor, "commands">;
   readonly health: AgentHealth;
 }
@@ -36,6 +36,7 @@ export function deviceInfo({ version, config, drivers, health }: InfoSources): O
       maxRequestsACaller: MAX_REQUESTS_A_CALLER,
     },
     health: healthInfo(health),
+    ...(config.channel.length > 0 && { channels: config.channel }),
   };
 }
 

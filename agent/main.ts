@@ -1,35 +1,60 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { type AtClient, openAtClient, type ReceivedNotification } from "../atplatform/client/at-client.js";
+import {
+  type AtClient,
+  openAtClient,
+  type ReceivedNotification,
+} from "../atplatform/client/at-client.js";
 import type { AtKeys } from "../atplatform/crypto/at-keys.js";
 import { type Clock, systemClock } from "../core/clock.js";
 import { codeOf, EdgeError } from "../core/errors.js";
+import type { Reading } from "../core/driver.js";
 import type { Log } from "../core/log.js";
 import { TaskGroup } from "../core/scope.js";
+import { Traffic } from "../core/traffic.js";
 import { anyConfiguredDriver } from "./driver-kinds.js";
 import { DriverSupervisor } from "../drivers/supervisor.js";
 import { OwnKeyGuard } from "../messages/own-key.js";
 import { PeerTrust } from "../messages/peer-trust.js";
-import { openAgentStore } from "./agent-store.js";
+import { withAgentStore } from "./agent-store.js";
 import { AuditLog } from "./audit/audit-log.js";
-import { auditedPins, configuredPins, joinControl, keyChanges } from "./control-parts.js";
+import {
+  auditedPins,
+  configuredPins,
+  joinControl,
+  keyChanges,
+} from "./control-parts.js";
 import { AgentTime } from "./agent-time.js";
+import { DataBudget } from "./budget/data-budget.js";
 import { loadConfig } from "./config/load.js";
 import type { LiveConfig, LiveConfigOptions } from "./config/live-config.js";
 import { type AgentConfig, faultLine } from "./config/parse.js";
 import { HealthBoard } from "./health/health.js";
 import { systemdOf } from "./health/notify-systemd.js";
 import { reportHealth } from "./health/report.js";
-import { clockHealth, driversHealth, linkHealth, storeHealth } from "./health/sources.js";
+import {
+  clockHealth,
+  dataHealth,
+  driversHealth,
+  linkHealth,
+  reductionHealth,
+  storeHealth,
+} from "./health/sources.js";
 import { keepManagerInformed, tellStopping } from "./health/watchdog.js";
+import { addDataOps } from "./data-ops.js";
 import { deviceInfo } from "./device-info.js";
 import { loadKeys, passphraseOf } from "./keys/load-keys.js";
-import { openLocalControl } from "./local-control.js";
-import { checkEnrollment, knownEnrollment, refuseManagerKeys } from "./keys/manager-keys.js";
+import { type LocalControl, openLocalControl } from "./local-control.js";
+import {
+  checkEnrollment,
+  knownEnrollment,
+  refuseManagerKeys,
+} from "./keys/manager-keys.js";
 import { onHangup, reload } from "./reload.js";
 import { type AgentLog, openLog } from "./log.js";
 import { monitor } from "./monitor.js";
 import { peerRecords } from "./peer-records.js";
+import { Reduction } from "./reduce/reduction.js";
 import type { Store } from "./store/store.js";
 import { Uplink } from "./uplink/uplink.js";
 
@@ -43,18 +68,28 @@ export interface RunOptions {
  *
  * @throws {ConfigInvalid} {@link KeysUnusable} {@link StateDirUnusable} {@link StoreInUse}, each saying what to do.
  */
-export async function runAgent({ configFile, version }: RunOptions, stop: AbortSignal): Promise<void> {
+export async function runAgent(
+  { configFile, version }: RunOptions,
+  stop: AbortSignal,
+): Promise<void> {
   const manager = systemdOf(process.env);
   const load = (): ReturnType<typeof loadConfig> => loadConfig(configFile);
   const { config, warnings } = await load();
   const log = openLog({ level: config.logLevel });
   for (const warning of warnings)
-    log.warn({ fault: faultLine(warning) }, "the configuration may not be what was meant");
+    log.warn(
+      { fault: faultLine(warning) },
+      "the configuration may not be what was meant",
+    );
   const { keysPassphraseFile } = config;
   const keys = await loadKeys(config.keys, {
     whenAbsent: `make one with \`atedge enroll ${config.atsign} --device ${config.device} --keys ${config.keys} …\`, or name another with keys = "FILE" in the configuration`,
-    whenSealed: 'name a file that holds it with keysPassphraseFile = "FILE" in the configuration',
-    passphrase: keysPassphraseFile === undefined ? undefined : passphraseOf(keysPassphraseFile),
+    whenSealed:
+      'name a file that holds it with keysPassphraseFile = "FILE" in the configuration',
+    passphrase:
+      keysPassphraseFile === undefined
+        ? undefined
+        : passphraseOf(keysPassphraseFile),
   });
   const known = await knownEnrollment(config.stateDir);
   const inUse = { atSign: config.atsign, keyFile: config.keys, keys };
@@ -63,13 +98,71 @@ export async function runAgent({ configFile, version }: RunOptions, stop: AbortS
   const clock = systemClock;
 
   // Only keys that the atServer has seen before can tell that these are others.
-  const enrolledAnew = known !== undefined && known.enrollmentId !== keys.enrollmentId;
+  const enrolledAnew =
+    known !== undefined && known.enrollmentId !== keys.enrollmentId;
   const time = new AgentTime({ clock });
-  await using store = await openAgentStore(config, { clock, time, log, enrolledAnew });
+  const run: Run = {
+    config,
+    load,
+    keys,
+    ca,
+    clock,
+    time,
+    log,
+    version,
+    manager,
+    enrolledAnew,
+  };
+  await withAgentStore(
+    config,
+    { clock, time, log, enrolledAnew },
+    (store, signal) => runWith(store, run, signal),
+    stop,
+  );
+  log.info({}, "agent stopped");
+}
+
+interface Run extends Pick<
+  Joint,
+  "config" | "load" | "keys" | "clock" | "time" | "log" | "version"
+> {
+  readonly ca: string | undefined;
+  readonly manager: ReturnType<typeof systemdOf>;
+  readonly enrolledAnew: boolean;
+}
+
+/** Runs the agent until `stop` aborts, or the store breaks. */
+async function runWith(
+  store: Store,
+  run: Run,
+  stop: AbortSignal,
+): Promise<void> {
+  const {
+    config,
+    load,
+    keys,
+    ca,
+    clock,
+    time,
+    log,
+    version,
+    manager,
+    enrolledAnew,
+  } = run;
   const nowMs = (): number => time.now() ?? clock.now();
   const { maxBytes } = config.audit;
-  await using audit = new AuditLog({ folder: join(config.stateDir, "audit"), maxBytes, nowMs, log });
-  if (enrolledAnew) void audit.append("key", { how: "enrolled anew", enrollmentId: keys.enrollmentId });
+  await using audit = new AuditLog({
+    folder: join(config.stateDir, "audit"),
+    maxBytes,
+    nowMs,
+    log,
+  });
+  if (enrolledAnew)
+    void audit.append("key", {
+      how: "enrolled anew",
+      enrollmentId: keys.enrollmentId,
+    });
+  const traffic = new Traffic();
   await using client = await openAtClient(
     {
       atSign: config.atsign,
@@ -77,30 +170,72 @@ export async function runAgent({ configFile, version }: RunOptions, stop: AbortS
       directory: config.directory,
       ...(ca === undefined ? {} : { ca }),
       clock,
+      traffic,
       log: log.child({ part: "client" }),
     },
     stop,
   );
   await using group = new TaskGroup(stop);
   const { device, ns, stateDir, allowManagerKeys } = config;
-  const check = { ...inUse, client, stateDir, address: { device, ns }, allowManagerKeys, clock };
-  const parts = joinParts({ config, load, keys, store, client, audit, clock, time, log, group, version });
-  log.info({ version, atsign: config.atsign, device: config.device, drivers: config.driver.length }, "agent started");
-  group.start((signal) => checkEnrollment({ ...check, log: log.child({ part: "keys" }) }, signal));
+  const check = {
+    atSign: config.atsign,
+    keyFile: config.keys,
+    keys,
+    client,
+    stateDir,
+    address: { device, ns },
+    allowManagerKeys,
+    clock,
+  };
+  const parts = joinParts({
+    config,
+    load,
+    keys,
+    store,
+    client,
+    traffic,
+    audit,
+    clock,
+    time,
+    log,
+    group,
+    version,
+  });
+  log.info(
+    {
+      version,
+      atsign: config.atsign,
+      device: config.device,
+      drivers: config.driver.length,
+    },
+    "agent started",
+  );
+  group.start((signal) =>
+    checkEnrollment({ ...check, log: log.child({ part: "keys" }) }, signal),
+  );
   const { health, live } = parts;
-  group.start((signal) => onHangup(() => group.start(() => reload(live, manager, log)), signal));
+  group.start((signal) =>
+    onHangup(() => group.start(() => reload(live, manager, log)), signal),
+  );
   const { metricsPort } = config;
-  await using metrics = metricsPort === undefined ? undefined : await openMetrics(health, metricsPort, log);
-  if (metrics) log.info({ port: metrics.port }, "metrics are served on 127.0.0.1");
+  await using metrics =
+    metricsPort === undefined
+      ? undefined
+      : await openMetrics(health, metricsPort, log);
+  if (metrics)
+    log.info({ port: metrics.port }, "metrics are served on 127.0.0.1");
   await using local = await openLocalControl(stateDir, log);
-  local?.add("health", () => health.snapshot());
+  if (local) addLocalOps(local, { ...parts, store, clock });
   if (manager) {
     const flush = (): Promise<void> => store.flush();
-    group.start((signal) => keepManagerInformed({ manager, health, flush, clock, log }, signal));
-    stop.addEventListener("abort", () => void tellStopping(manager, log), { once: true });
+    group.start((signal) =>
+      keepManagerInformed({ manager, health, flush, clock, log }, signal),
+    );
+    stop.addEventListener("abort", () => void tellStopping(manager, log), {
+      once: true,
+    });
   }
   await parts.run();
-  log.info({}, "agent stopped");
 }
 
 interface Joint {
@@ -109,6 +244,7 @@ interface Joint {
   readonly keys: AtKeys;
   readonly store: Store;
   readonly client: AtClient;
+  readonly traffic: Traffic;
   readonly audit: AuditLog;
   readonly clock: Clock;
   readonly time: AgentTime;
@@ -117,23 +253,49 @@ interface Joint {
   readonly version: string;
 }
 
+function addLocalOps(
+  local: LocalControl,
+  parts: Parts & Pick<Joint, "store" | "clock">,
+): void {
+  local.add("health", () => parts.health.snapshot());
+  addDataOps(local, parts);
+}
+
 /** A port that is taken is no reason to take no readings. */
 async function openMetrics(health: HealthBoard, port: number, log: Log) {
   const { serveMetrics } = await import("./health/metrics.js");
   return serveMetrics(health, port).catch((error: unknown) => {
-    log.error({ err: error, port }, "metrics are not served: name a free port with metricsPort in the configuration");
+    log.error(
+      { err: error, port },
+      "metrics are not served: name a free port with metricsPort in the configuration",
+    );
     return undefined;
   });
 }
 
 interface Parts {
   readonly live: LiveConfig;
+  readonly uplink: Uplink;
+  readonly budget: DataBudget;
   readonly health: HealthBoard;
   run(): Promise<void>;
 }
 
 /** Makes the parts and tells them of each other; they run when they are started. */
-function joinParts({ config, load, keys, store, client, audit, clock, time, log, group, version }: Joint): Parts {
+function joinParts(joint: Joint): Parts {
+  const {
+    config,
+    load,
+    keys,
+    store,
+    client,
+    audit,
+    clock,
+    time,
+    log,
+    group,
+    version,
+  } = joint;
   const { atsign: us, device, ns } = config;
   const address = { device, ns };
   const pins = auditedPins(store.pins, audit);
@@ -146,9 +308,21 @@ function joinParts({ config, load, keys, store, client, audit, clock, time, log,
     onChanged: keyChanges(audit, clock),
     log: log.child({ part: "trust" }),
   });
+  const publish = (readings: readonly Reading[]): Promise<void> =>
+    store.publish(readings);
+  const reduction = new Reduction({ channels: config.channel, publish, clock });
+  const now = (): number | undefined => time.now();
+  const { counters } = store;
+  const budget = new DataBudget({
+    megabytes: config.dataBudgetMB,
+    traffic: joint.traffic,
+    now,
+    counters,
+  });
+  const stretch = (): number => budget.stretch;
   const drivers = new DriverSupervisor({
     drivers: config.driver.map(anyConfiguredDriver),
-    publish: (_, readings) => store.publish(readings),
+    publish: (_, readings) => reduction.publish(readings),
     // What fails here fails for the readings too, and is told there.
     hurry: () => void store.flush().catch(() => undefined),
     stateDir: `${config.stateDir}/drivers`,
@@ -156,7 +330,20 @@ function joinParts({ config, load, keys, store, client, audit, clock, time, log,
     log: log.child({ part: "drivers" }),
   });
   const control = joinControl({
-    ...{ config, load, version, address, store, trust, drivers, time, clock, log, audit, group },
+    ...{
+      config,
+      load,
+      version,
+      address,
+      store,
+      trust,
+      drivers,
+      time,
+      clock,
+      log,
+      audit,
+      group,
+    },
     infoChanged: () => uplink.infoChanged(),
   });
   const { live, desk } = control;
@@ -164,7 +351,8 @@ function joinParts({ config, load, keys, store, client, audit, clock, time, log,
   const ownKeys = new OwnKeyGuard({
     remembered: pins,
     accepted: new Set(config.sharedKeys),
-    howToAccept: (fingerprint) => `add ${fingerprint} to sharedKeys in the configuration`,
+    howToAccept: (fingerprint) =>
+      `add ${fingerprint} to sharedKeys in the configuration`,
   });
   const uplink = new Uplink({
     us,
@@ -179,32 +367,68 @@ function joinParts({ config, load, keys, store, client, audit, clock, time, log,
     maxBatch: config.maxBatch,
     maxDelayMs: config.maxDelayMs,
     stateIntervalMs: config.stateIntervalMs,
-    readers: config.reader.map(({ atsign, consumer, receipts }) => ({ atSign: atsign, consumer, receipts })),
+    stretch,
+    readers: config.reader.map(({ atsign, ...reader }) => ({
+      atSign: atsign,
+      ...reader,
+    })),
     onServerTime: (shown) => time.serverShowed(shown),
-    info: () => deviceInfo({ version, config: live.config, drivers, health: health.snapshot() }),
+    info: () =>
+      deviceInfo({
+        version,
+        config: live.config,
+        drivers,
+        health: health.snapshot(),
+      }),
   });
   health.add(() => storeHealth(store));
   health.add(() => clockHealth(time));
   health.add(() => linkHealth(client));
+  health.add(() => dataHealth(budget));
   health.add(() => driversHealth(drivers));
+  health.add(() => reductionHealth(reduction, config.channel));
   health.add(() => uplink.health());
   health.add(() => control.health());
-  const onServerTime = (shownMs: number): void => time.serverShowed({ shownMs });
-  const receive = async (n: ReceivedNotification, signal: AbortSignal): Promise<void> => {
+  const onServerTime = (shownMs: number): void =>
+    time.serverShowed({ shownMs });
+  const receive = async (
+    n: ReceivedNotification,
+    signal: AbortSignal,
+  ): Promise<void> => {
     if (!(await uplink.receive(n, signal))) desk.receive(n);
   };
 
   return {
     health,
     live,
+    uplink,
+    budget,
     async run() {
+      group.start((signal) => reduction.run(signal));
       group.start((signal) => store.run(signal));
       group.start((signal) => drivers.run(signal));
       group.start((signal) => uplink.run(signal));
       group.start((signal) =>
-        monitor({ client, address, resume: store.monitor, clock, onServerTime, receive }, signal),
+        monitor(
+          {
+            client,
+            address,
+            resume: store.monitor,
+            clock,
+            stretch,
+            onServerTime,
+            receive,
+          },
+          signal,
+        ),
       );
-      group.start((signal) => reportHealth(health, { clock, log, onDriver: () => uplink.infoChanged() }, signal));
+      group.start((signal) =>
+        reportHealth(
+          health,
+          { clock, log, onDriver: () => uplink.infoChanged() },
+          signal,
+        ),
+      );
       desk.settleUnfinished();
       await group.join();
     },
@@ -215,8 +439,11 @@ async function readCa(file: string): Promise<string> {
   try {
     return await readFile(file, "utf8");
   } catch (cause) {
-    throw new EdgeError(`the certificate authority ${file} cannot be read (${codeOf(cause) ?? "unknown error"})`, {
-      cause,
-    });
+    throw new EdgeError(
+      `the certificate authority ${file} cannot be read (${codeOf(cause) ?? "unknown error"})`,
+      {
+        cause,
+      },
+    );
   }
 }

@@ -10,6 +10,8 @@ export interface MonitorOptions {
   readonly address: DeviceAddress;
   readonly resume: ResumeStore;
   readonly clock: Clock;
+  /** By how much heartbeats are stretched, to save data. */
+  readonly stretch?: () => number;
   /** Our atServer's clock, as it shows it every 15 s; milliseconds since 1970. */
   readonly onServerTime?: (shownMs: number) => void;
   /** Takes receipts and requests, and ignores what else the expression lets through. */
@@ -21,13 +23,14 @@ const MAX_UNDER_WAY = 32;
 
 /** Hands receipts and requests to whom they are for, until `signal` aborts; goes on where the last run ended. */
 export async function monitor(
-  { client, address, resume, clock, onServerTime, receive }: MonitorOptions,
+  { client, address, resume, clock, stretch, onServerTime, receive }: MonitorOptions,
   signal: AbortSignal,
 ): Promise<void> {
   await using group = new TaskGroup(signal);
   const underWay = new Set<Promise<void>>();
   const onStats = (_: number, epochMillis: number): void => onServerTime?.(epochMillis);
-  const options = { regex: agentRegex(address), resume, probeNamespace: namespaceOf(address), onStats };
+  const probeNamespace = namespaceOf(address);
+  const options = { regex: agentRegex(address), resume, probeNamespace, onStats, ...(stretch && { stretch }) };
   for await (const notification of client.subscribe(options, group.signal)) {
     if (underWay.size >= MAX_UNDER_WAY) await Promise.race(underWay);
     const decrypt: ReceivedNotification["decrypt"] = (inner) =>

@@ -1,3 +1,4 @@
+import { MAX_NAME_LENGTH, MAX_UNIT_LENGTH } from "./senml.js";
 import { JsonField, type JsonObject } from "./json-field.js";
 
 /** What a device is and can do, for people and consoles: one record with a ttl. */
@@ -11,6 +12,25 @@ export interface DeviceInfo {
   /** Bounds by name, e.g. `windowMessages`, `maxArgsBytes`, `stateIntervalMs`. */
   readonly limits: Readonly<Record<string, number>>;
   readonly health: HealthInfo;
+  /** Left out: every reading is sent as it was measured. */
+  readonly channels?: readonly ChannelInfo[];
+}
+
+/** How the device reduces channels before it takes their readings; `*` in a name stands for any text. */
+export interface ChannelInfo {
+  readonly name: string;
+  readonly unit?: string | undefined;
+  /** Value sent = value measured × scale + offset, then clamped. */
+  readonly scale?: number | undefined;
+  readonly offset?: number | undefined;
+  readonly clampMin?: number | undefined;
+  readonly clampMax?: number | undefined;
+  /** What differs no more from the last one sent is left out. */
+  readonly deadband?: number | undefined;
+  readonly minIntervalMs?: number | undefined;
+  readonly maxIntervalMs?: number | undefined;
+  /** Only least, mean and largest of each such time are sent: `NAME.min`, `NAME.mean`, `NAME.max`. */
+  readonly windowMs?: number | undefined;
 }
 
 export interface DriverInfo {
@@ -44,8 +64,8 @@ const HEALTH_STATES = ["ok", "degraded", "failed"] as const;
 const name = { max: 64 };
 
 /** Body of the record `info.<device>.<ns>`, to be sealed. */
-export function formatInfo({ at, version, drivers, commands, limits, health }: DeviceInfo): JsonObject {
-  return { v: 1, at, version, drivers, commands, limits, health };
+export function formatInfo({ at, version, drivers, commands, limits, health, channels }: DeviceInfo): JsonObject {
+  return { v: 1, at, version, drivers, commands, limits, health, ...(channels && { channels }) };
 }
 
 /** @param value what `openSealed` gave. @throws {SyntaxInvalid} @throws {LimitExceeded} */
@@ -53,6 +73,7 @@ export function parseInfo(value: unknown): DeviceInfo {
   const fields = new JsonField(value, "info").object();
   fields.at("v").exactly(1);
   const limits = fields.at("limits").object();
+  const channels = fields.optional("channels")?.array({ max: 256 }).map(parseChannel);
   return {
     at: fields.at("at").timeMs(),
     version: fields.at("version").text(name),
@@ -60,6 +81,26 @@ export function parseInfo(value: unknown): DeviceInfo {
     commands: fields.at("commands").array({ max: 1024 }).map(parseCommand),
     limits: Object.fromEntries(limits.names().map((key) => [key, limits.at(key).integer(0, Number.MAX_SAFE_INTEGER)])),
     health: parseHealth(fields.at("health")),
+    ...(channels && { channels }),
+  };
+}
+
+const CHANNEL_NUMBERS = [
+  ...(["scale", "offset", "clampMin", "clampMax", "deadband"] as const),
+  ...(["minIntervalMs", "maxIntervalMs", "windowMs"] as const),
+];
+
+function parseChannel(field: JsonField): ChannelInfo {
+  const fields = field.object();
+  const numbers = CHANNEL_NUMBERS.flatMap((key) => {
+    const number = fields.optional(key)?.number();
+    return number === undefined ? [] : [[key, number] as const];
+  });
+  const unit = fields.optional("unit")?.text({ max: MAX_UNIT_LENGTH });
+  return {
+    name: fields.at("name").text({ max: MAX_NAME_LENGTH }),
+    ...(unit !== undefined && { unit }),
+    ...(Object.fromEntries(numbers) as Partial<Record<(typeof CHANNEL_NUMBERS)[number], number>>),
   };
 }
 

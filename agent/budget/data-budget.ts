@@ -56,9 +56,9 @@ export class DataBudget {
     return { month, sentBytes, receivedBytes, budgetBytes, plannedBytes, stretch };
   }
 
-  /** @returns the time as it is to be while data is short. */
-  stretched(ms: number): number {
-    return this.#options.megabytes === undefined ? ms : ms * this.use.stretch;
+  /** By how much times are stretched now. */
+  get stretch(): number {
+    return this.#options.megabytes === undefined ? 1 : this.use.stretch;
   }
 
   #count(nowMs: number | undefined): void {

@@ -7,6 +7,7 @@ import { parseDevice, parseNamespace } from "../../messages/names.js";
 import { parseFingerprint } from "../../messages/pins.js";
 import { parseConsumer } from "../../messages/receipt.js";
 import { parseHours, parseTimeZone } from "../control/hours.js";
+import { channel, dataBudgetMB, deflate, durabilities, outbox } from "./data-sections.js";
 import { parseWith } from "./parse-with.js";
 
 const COMMAND_PATTERN = /^[A-Za-z0-9*][A-Za-z0-9._*-]{0,63}\/[A-Za-z0-9*][A-Za-z0-9._*-]{0,63}$/u;
@@ -27,7 +28,6 @@ const pin = v.pipe(
 );
 
 const integer = (min: number, max: number) => v.pipe(v.number(), v.integer(), v.minValue(min), v.maxValue(max));
-const durability = v.picklist(["power-cut", "crash"]);
 
 const reader = v.pipe(
   v.strictObject({
@@ -59,6 +59,7 @@ const reader = v.pipe(
       ),
       true,
     ),
+    deflate,
   }),
   v.description("An atSign that gets the readings. One table each."),
 );
@@ -192,46 +193,6 @@ const driver = v.pipe(
   v.description("An instrument. One table each."),
 );
 
-const outbox = v.strictObject({
-  maxBytes: v.optional(
-    v.pipe(
-      integer(1_048_576, 1_099_511_627_776),
-      v.description(
-        "Most that waiting readings may take on the disk; then the oldest of the lowest class go, and the gap is declared.",
-      ),
-    ),
-    268_435_456,
-  ),
-  minFreeBytes: v.optional(
-    v.pipe(
-      integer(0, 1_099_511_627_776),
-      v.description("The outbox stops growing when less than this is free on its disk."),
-    ),
-    67_108_864,
-  ),
-  commitIntervalMs: v.optional(
-    v.pipe(
-      integer(0, 60_000),
-      v.description(
-        "Under load, readings of so long share one write to the disk: longer wears an SD card less, and an acknowledgement takes longer.",
-      ),
-    ),
-    200,
-  ),
-});
-
-const classes = v.strictObject({
-  alarm: v.optional(
-    v.pipe(
-      durability,
-      v.description("When an alarm counts as accepted: on the disk, or safe from a crash of the agent."),
-    ),
-    "power-cut",
-  ),
-  event: v.optional(v.pipe(durability, v.description("The same for an event.")), "power-cut"),
-  measurement: v.optional(v.pipe(durability, v.description("The same for a measurement.")), "power-cut"),
-});
-
 const audit = v.strictObject({
   maxBytes: v.optional(
     v.pipe(integer(65_536, 1_073_741_824), v.description("Of its files together; then the oldest goes.")),
@@ -347,16 +308,18 @@ export const agentSchema = v.strictObject({
       v.examples([9464]),
     ),
   ),
+  dataBudgetMB,
   outbox: v.optional(v.pipe(outbox, v.description("Room for readings that are not delivered yet.")), {}),
   durability: v.optional(
     v.pipe(
-      classes,
+      durabilities,
       v.description("What each class of message survives: `power-cut` waits for the disk, `crash` does not."),
     ),
     {},
   ),
   audit: v.optional(v.pipe(audit, v.description("The log of commands, rules and changes, for `atedge audit`.")), {}),
   reader: v.optional(v.array(reader), []),
+  channel: v.optional(v.pipe(v.array(channel), v.maxLength(256)), []),
   allow: v.optional(v.array(allow), []),
   driver: v.optional(v.array(driver), []),
 });

@@ -1,7 +1,9 @@
 import type { AtClient } from "../../atplatform/client/at-client.js";
 import type { InboundHealth } from "../../atplatform/client/inbound-proof.js";
 import type { DriverSupervisor } from "../../drivers/supervisor.js";
+import type { DataBudget } from "../budget/data-budget.js";
 import type { AgentTime } from "../agent-time.js";
+import type { Reduction } from "../reduce/reduction.js";
 import type { Store } from "../store/store.js";
 import type { PartStatus } from "./health.js";
 
@@ -30,6 +32,26 @@ export function clockHealth({ health }: Pick<AgentTime, "health">): PartStatus[]
   const bounded = serverAheadToMs === undefined ? {} : { serverAheadToMs };
   const counters = { known: Number(known), wallBehindMs, ...server, ...bounded };
   return [{ name: "clock", state: code === undefined ? "ok" : "degraded", code, counters }];
+}
+
+/** Bytes of this month, and by how much less is sent while it is ahead of its plan. */
+export function dataHealth({ use }: Pick<DataBudget, "use">): PartStatus[] {
+  const { sentBytes, receivedBytes, budgetBytes, plannedBytes, stretch } = use;
+  const isSpent = budgetBytes !== undefined && sentBytes + receivedBytes >= budgetBytes;
+  const plan = budgetBytes === undefined ? {} : { budgetBytes, plannedBytes: plannedBytes ?? 0, stretch };
+  const state = isSpent ? "degraded" : "ok";
+  return [
+    {
+      name: "data",
+      state,
+      code: isSpent ? "BUDGET_SPENT" : undefined,
+      counters: { sentBytes, receivedBytes, ...plan },
+    },
+  ];
+}
+
+export function reductionHealth({ counters }: Pick<Reduction, "counters">, channels: readonly unknown[]): PartStatus[] {
+  return channels.length === 0 ? [] : [{ name: "channels", state: "ok", counters }];
 }
 
 export function driversHealth(drivers: Pick<DriverSupervisor, "health">): PartStatus[] {

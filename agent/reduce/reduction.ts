@@ -6,6 +6,8 @@ import { Aggregate } from "./aggregate.js";
 export interface ReductionOptions {
   readonly channels: readonly ChannelConfig[];
   readonly publish: (readings: readonly Reading[]) => Promise<void>;
+  /** Sees every reading, converted and before any is left out. */
+  readonly seen?: (readings: readonly Reading[]) => void;
   readonly clock: Clock;
 }
 
@@ -48,7 +50,10 @@ export class Reduction {
    * @throws what `publish` throws; then the next value of the channels counts as the first.
    */
   async publish(readings: readonly Reading[]): Promise<void> {
-    if (this.#rules.length === 0) return this.#options.publish(readings);
+    if (this.#rules.length === 0) {
+      this.#options.seen?.(readings);
+      return this.#options.publish(readings);
+    }
     const kept = readings.flatMap((reading) => this.#reduce(reading));
     if (kept.length === 0) return;
     try {
@@ -74,10 +79,12 @@ export class Reduction {
     const { name, value } = reading;
     const isMeasurement = (reading.class ?? "measurement") === "measurement";
     const channel = isMeasurement ? this.#channelOf(name) : undefined;
+    if (!channel || typeof value !== "number") this.#options.seen?.([reading]);
     if (!channel) return [reading];
     this.#counters.taken += 1;
     if (typeof value !== "number") return this.#isNews(channel, value) ? [reading] : [];
     const converted = this.#convert(reading, value, channel.config);
+    this.#options.seen?.([converted]);
     const { windowMs } = channel.config;
     if (windowMs === undefined) return this.#isNews(channel, converted.value) ? [converted] : [];
     const { clock } = this.#options;

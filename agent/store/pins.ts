@@ -1,4 +1,5 @@
 import type { Database, Statement } from "better-sqlite3";
+import { EdgeError } from "../../core/errors.js";
 import type { Writes } from "./writes.js";
 
 export interface Pin {
@@ -10,6 +11,11 @@ export interface Pin {
   readonly sinceMs: number;
 }
 
+/** There is no disk to remember keys on. @throws by {@link Pins.set} */
+export class NoPins extends EdgeError {
+  override readonly code = "NO_PINS";
+}
+
 /** Fingerprints of peers' keys that were not configured but seen. */
 export class Pins {
   readonly #writes: Writes;
@@ -17,8 +23,11 @@ export class Pins {
   readonly #get: Statement<[string], Pin>;
   readonly #all: Statement<[], Pin>;
   readonly #set: Statement;
+  readonly #known: readonly Pin[] | undefined;
 
-  constructor(db: Database, writes: Writes, nowMs: () => number) {
+  /** @param known given, there is no disk to remember keys on: these count, and no other is trusted on first use. */
+  constructor(db: Database, writes: Writes, nowMs: () => number, known?: readonly Pin[]) {
+    this.#known = known;
     this.#writes = writes;
     this.#nowMs = nowMs;
     this.#get = db.prepare("SELECT * FROM pin WHERE atSign = ?");
@@ -27,15 +36,18 @@ export class Pins {
   }
 
   get(atSign: string): string | undefined {
-    return this.#get.get(atSign)?.fingerprint;
+    const pin = this.#known ? this.#known.find((known) => known.atSign === atSign) : this.#get.get(atSign);
+    return pin?.fingerprint;
   }
 
   all(): Pin[] {
-    return this.#all.all();
+    return this.#known ? [...this.#known] : this.#all.all();
   }
 
   /** Resolves when it is on the disk. */
   set(atSign: string, fingerprint: string, how = "first-use"): Promise<void> {
+    if (this.#known)
+      return Promise.reject(new NoPins(`the disk cannot be used, so the key of ${atSign} cannot be remembered`));
     return this.#writes.write("pin.set", () => void this.#set.run(atSign, fingerprint, how, Math.round(this.#nowMs())));
   }
 }

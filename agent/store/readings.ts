@@ -4,9 +4,9 @@ import { LimitExceeded } from "../../core/errors.js";
 import type { Durability } from "../../core/group-commit.js";
 import { checkReading, MIN_TIME_MS } from "../../messages/senml.js";
 import { ROW_BYTES } from "./eviction.js";
-import { bodyOf } from "./reading-body.js";
+import { bodyOf, readingOf } from "./reading-body.js";
 import type { Space } from "./space.js";
-import { CLASS_RANKS } from "./stream-rows.js";
+import { CLASS_RANKS, CLASSES_BY_RANK, type ReadingRow } from "./stream-rows.js";
 import type { TimeBase } from "./time-base.js";
 import type { Writes } from "./writes.js";
 
@@ -31,6 +31,7 @@ interface NewRow {
   readonly monotonicMs: number | null;
 }
 
+const PAGE = 500;
 const MAX_WAITING_BYTES = 8 << 20;
 
 /** Accepts readings: what `publish` resolved for is in the outbox. */
@@ -87,6 +88,24 @@ export class Readings {
       this.#refused += readings.length;
       throw error;
     }
+  }
+
+  /** What is not receipted by everybody, in the order of acceptance of each class, some at a time. */
+  *unreceipted(): Generator<Reading[]> {
+    for (const name of CLASSES_BY_RANK) {
+      const rank = CLASS_RANKS[name];
+      for (let after = 0; ;) {
+        const rows = this.#sql.page.all(rank, after, PAGE);
+        if (rows.length === 0) break;
+        after = rows.at(-1)?.id ?? after;
+        yield rows.map((row) => ({ ...readingOf(row, this.#bootMs()), class: name }));
+      }
+    }
+  }
+
+  /** When this boot began, by the wall clock. */
+  #bootMs(): number {
+    return (this.#time.wallMs?.() ?? this.#time.nowMs()) - this.#time.monotonicMs();
   }
 
   /** The clock is right now: gives readings of this boot their dates, and those of earlier boots their bracket. */
@@ -159,6 +178,9 @@ function prepare(db: Database) {
       `INSERT INTO reading (class, id, timeMs, boot, monotonicMs, body) VALUES ($rank, 1 + max(
          coalesce((SELECT max(id) FROM reading WHERE class = $rank), 0),
          coalesce((SELECT max(packedTo) FROM stream WHERE class = $rank), 0)), $timeMs, $boot, $monotonicMs, $body)`,
+    ),
+    page: sql<[number, number, number], ReadingRow>(
+      "SELECT * FROM reading WHERE class = ? AND id > ? ORDER BY id LIMIT ?",
     ),
     anyUndated: sql<[]>("SELECT 1 FROM reading WHERE timeMs IS NULL LIMIT 1"),
     addBoot: sql(

@@ -20,7 +20,7 @@ import { Ledger } from "./ledger.js";
 import { type Begun, Lives } from "./lives.js";
 import { migrate, MIGRATIONS } from "./migrations.js";
 import { MonitorResume } from "./monitor-resume.js";
-import { Pins } from "./pins.js";
+import { type Pin, Pins } from "./pins.js";
 import { Readings } from "./readings.js";
 import { Space, type SpaceOptions } from "./space.js";
 import { SetAside } from "./set-aside.js";
@@ -41,8 +41,11 @@ export interface StoreOptions {
   readonly durability?: Partial<Readonly<Record<OutboxClass, Durability>>>;
   /** Older readings are given up, and their gap is declared; left out: however old. */
   readonly maxAgeMs?: Partial<Readonly<Record<ReadingClass, number>>>;
-  /** The folder lies in memory, as the disk cannot be used: no command and no key of a peer is remembered there. */
-  readonly inMemory?: boolean;
+  /**
+   * The folder lies in memory, as the disk cannot be used: no command is accepted then, and no key of a peer is trusted
+   * but those that are known.
+   */
+  readonly inMemory?: { readonly pins: readonly Pin[] };
   /** The database that is there was found to be damaged, even if it opens. */
   readonly damaged?: boolean;
   /** Least time between two commits under load; 200 ms unless given. The first after a pause is made at once. */
@@ -226,7 +229,7 @@ export class Store {
   #expired = 0;
 
   constructor(db: Database.Database, commit: GroupCommit, parts: Parts, begun: Begun, options: StoreOptions) {
-    const { readers, clock, inMemory = false } = options;
+    const { readers, clock, inMemory } = options;
     const durability = { ...DEFAULT_DURABILITY, ...options.durability };
     const { writes, space } = parts;
     this.#commit = commit;
@@ -242,12 +245,12 @@ export class Store {
     this.identityVerdict = begun.verdict;
     this.streams = parts.streams;
     this.answers = new Answers(db, { writes, space, durability: durability.answer });
-    this.ledger = new Ledger(db, writes, this.answers, inMemory);
+    this.ledger = new Ledger(db, writes, this.answers, inMemory !== undefined);
     this.setAside = new SetAside(db, writes, {
       resend: (reader, name, readings) => this.streams.resend(reader, name, readings),
       answer: (answer) => this.answers.insert(answer),
     });
-    this.pins = new Pins(db, writes, () => this.#time.nowMs());
+    this.pins = new Pins(db, writes, () => this.#time.nowMs(), inMemory?.pins);
     this.monitor = new MonitorResume(db, writes);
     this.counters = new Counters(db, writes);
     this.readings = new Readings(db, {
@@ -271,7 +274,7 @@ export class Store {
     return {
       state,
       errorCode: brokenBy ? codeOf(brokenBy.cause) : errorCode,
-      inMemory: this.#options.inMemory ?? false,
+      inMemory: this.#options.inMemory !== undefined,
       identity: this.identityVerdict,
       usedBytes: state === "ok" ? this.#space.usedBytes : 0,
       ...this.readings.counts,

@@ -20,6 +20,8 @@ export interface ReaderOptions {
   readonly consumer: string;
   /** False: a message counts as delivered when the reader's atServer has it. */
   readonly receipts: boolean;
+  /** Its messages may be deflated. */
+  readonly deflate?: boolean;
 }
 
 /** A receipt of a program whose receipts do not count here. */
@@ -65,7 +67,7 @@ export class ReaderUplink {
     // The store lists them with the highest class first.
     this.#streams = context.store.streams
       .list(options.atSign)
-      .map((info) => new StreamUplink(context.store, info, pack));
+      .map((info) => new StreamUplink(context.store, info, { ...pack, deflate: options.deflate ?? false }));
     this.#watch = options.receipts ? undefined : new DeliveryWatch(context.client, context.clock);
   }
 

@@ -21,6 +21,8 @@ export interface RecordOptions {
   /** Rewritten after this long also without news; left out: only with news. */
   readonly refreshMs?: number;
   readonly ttlMs?: number;
+  /** By how much both times are stretched now, to save data; 1 unless given. */
+  readonly stretch?: (() => number) | undefined;
   /** Told what the atServer's clock showed while it was written. */
   readonly onServerTime?: (shown: ServerClock) => void;
 }
@@ -56,15 +58,15 @@ export class RecordKeeper {
 
   async run(signal: AbortSignal): Promise<void> {
     const { clock } = this.#context;
-    const { intervalMs, refreshMs } = this.#options;
+    const { intervalMs, refreshMs, stretch = () => 1 } = this.#options;
     let retry = backoff(RETRY);
     for (;;) {
       try {
-        await this.#wake.wait(refreshMs, clock, signal);
+        await this.#wake.wait(refreshMs === undefined ? undefined : refreshMs * stretch(), clock, signal);
         await clock.sleep(SETTLE_MS, signal);
         await this.#write(signal);
         retry = backoff(RETRY);
-        await clock.sleep(Math.max(0, intervalMs - SETTLE_MS), signal);
+        await clock.sleep(Math.max(0, intervalMs * stretch() - SETTLE_MS), signal);
       } catch (error) {
         if (signal.aborted) return;
         this.#report(error);
@@ -81,7 +83,8 @@ export class RecordKeeper {
     if (!body) return;
     const aesKey = await this.#keys.forSending(signal);
     const text = seal(body, atKeyOf(reader, name, us), aesKey);
-    const options = { encryptWith: aesKey, ...(ttlMs !== undefined && { ttlMs }) };
+    const lifeMs = ttlMs === undefined ? undefined : Math.round(ttlMs * (this.#options.stretch?.() ?? 1));
+    const options = { encryptWith: aesKey, ...(lifeMs !== undefined && { ttlMs: lifeMs }) };
     const askedMs = clock.monotonicMs();
     await atStep("state.put", () => client.put({ key: name, for: reader }, text, options, signal));
     const answeredMs = clock.monotonicMs();

@@ -10,6 +10,10 @@ export interface PackOptions {
   readonly maxBatch: number;
   /** Longest that a reading waits for others; alarms never wait. */
   readonly maxDelayMs: number;
+  /** By how much that is stretched now, to save data; 1 unless given. */
+  readonly stretch?: () => number;
+  /** Deflates messages where that saves bytes. */
+  readonly deflate?: boolean;
 }
 
 /** Of the text of the readings in one message: well below what a message and a small client take. */
@@ -91,13 +95,16 @@ export class StreamUplink {
     const position = { ...life, class: readingClass, seq, ...(prev && seq <= WINDOW_MESSAGES && { prev }) };
     return stored.type === "gap"
       ? formatTelemetry({ type: "gap", ...position, gap: stored.gap })
-      : formatTelemetry({
-          type: "pack",
-          ...position,
-          readings: stored.readings,
-          ...(stored.undated && { undated: stored.undated }),
-          ...(stored.recovered && { recovered: true }),
-        });
+      : formatTelemetry(
+          {
+            type: "pack",
+            ...position,
+            readings: stored.readings,
+            ...(stored.undated && { undated: stored.undated }),
+            ...(stored.recovered && { recovered: true }),
+          },
+          { deflate: this.#options.deflate ?? false },
+        );
   }
 
   /** Our own atServer took it. @returns whether it had it before. */
@@ -174,7 +181,8 @@ export class StreamUplink {
   }
 
   #ripeMs(): number | undefined {
-    const delayMs = this.#info.class === "alarm" ? 0 : this.#options.maxDelayMs;
+    const { maxDelayMs, stretch } = this.#options;
+    const delayMs = this.#info.class === "alarm" ? 0 : maxDelayMs * (stretch?.() ?? 1);
     return this.#waitingSinceMs === undefined ? undefined : this.#waitingSinceMs + delayMs;
   }
 

@@ -46,10 +46,11 @@ export class Uplink {
   readonly #refused: Record<string, number> = {};
 
   constructor(options: UplinkOptions) {
-    const { readers, address, stateIntervalMs, maxBatch, maxDelayMs } = options;
+    const { readers, address, stateIntervalMs, maxBatch, maxDelayMs, stretch } = options;
+    const pack = { maxBatch, maxDelayMs, ...(stretch && { stretch }) };
     const context: UplinkContext = { ...options, keysOf: keyRing(options) };
     this.#options = options;
-    this.#readers = readers.map((reader) => new ReaderUplink(context, reader, { maxBatch, maxDelayMs }));
+    this.#readers = readers.map((reader) => new ReaderUplink(context, reader, pack));
     this.#answers = new AnswerUplink(context);
     this.#states = readers.map(
       ({ atSign }) =>
@@ -58,6 +59,7 @@ export class Uplink {
           for: atSign,
           body: () => this.#state(),
           intervalMs: stateIntervalMs,
+          stretch,
         }),
     );
     this.#infos = readers.map(
@@ -67,6 +69,7 @@ export class Uplink {
           for: atSign,
           body: () => formatInfo({ ...options.info(), at: Math.round(options.clock.now()) }),
           intervalMs: stateIntervalMs,
+          stretch,
           refreshMs: INFO_REFRESH_MS,
           ttlMs: INFO_TTL_MS,
           ...(options.onServerTime && { onServerTime: options.onServerTime }),
@@ -90,6 +93,7 @@ export class Uplink {
       ...readers,
       { name: "answers", state: code === undefined ? "ok" : "degraded", code, counters: { waiting, ...counters } },
       { name: "receipts", state: "ok", code: undefined, counters: { ...this.#refused } },
+      this.#recordsHealth(),
     ];
   }
 
@@ -159,6 +163,15 @@ export class Uplink {
     } finally {
       unlisten();
     }
+  }
+
+  /** A record that is late or cannot be written costs no reading. */
+  #recordsHealth(): UplinkPart {
+    const records = [...this.#states, ...this.#infos];
+    const code = records.map(({ errorCode }) => errorCode).find((found) => found !== undefined);
+    const written = records.reduce((sum, record) => sum + record.written, 0);
+    const counters = { written, channelsLeftOut: this.#latest.leftOut };
+    return { name: "records", state: code === undefined ? "ok" : "degraded", code, counters };
   }
 
   #state() {

@@ -1,4 +1,5 @@
 import { type Clock, systemClock } from "../../core/clock.js";
+import type { Traffic } from "../../core/traffic.js";
 import type { AtSign } from "../protocol/at-sign.js";
 import { connectTls, TlsSessions } from "../transport/connect.js";
 import { type Connect, Directory, type DirectoryAddress } from "../transport/directory.js";
@@ -19,6 +20,8 @@ export interface ReachOptions {
   readonly clock?: Clock;
   readonly connectTimeoutMs?: number;
   readonly commandTimeoutMs?: number;
+  /** Counts what goes over the wire, to directory and atServer. */
+  readonly traffic?: Traffic;
 }
 
 const CONNECT_TIMEOUT_MS = 10_000;
@@ -29,10 +32,11 @@ export function dialerFor(
   options: ReachOptions,
   logIn?: (connection: Connection, signal: AbortSignal) => Promise<void>,
 ): Dialer {
-  const { atSign, directory: address, ca, proxy, tlsPins: pins, clock = systemClock } = options;
+  const { atSign, directory: address, ca, proxy, tlsPins: pins, traffic, clock = systemClock } = options;
   const { connectTimeoutMs: timeoutMs = CONNECT_TIMEOUT_MS, commandTimeoutMs = COMMAND_TIMEOUT_MS } = options;
   const sessions = new TlsSessions();
-  const connect: Connect = (to, signal) => connectTls({ ...to, ca, proxy, pins, sessions, clock, timeoutMs }, signal);
+  const connect: Connect = (to, signal) =>
+    connectTls({ ...to, ca, proxy, pins, traffic, sessions, clock, timeoutMs }, signal);
   const directory = new Directory({ address, connect, clock, answerTimeoutMs: timeoutMs });
   return new Dialer({ atSign, directory, connect, clock, commandTimeoutMs, ...(logIn && { logIn }) });
 }

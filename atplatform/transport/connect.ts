@@ -1,9 +1,10 @@
 import { createHash } from "node:crypto";
-import { isIP } from "node:net";
+import { connect as openTcp, isIP } from "node:net";
 import type { SecureContext, TLSSocket } from "node:tls";
 import { type Clock, systemClock } from "../../core/clock.js";
 import { withDeadline } from "../../core/deadline.js";
 import { codeOf } from "../../core/errors.js";
+import type { Traffic } from "../../core/traffic.js";
 import { CertificateRefused, ClockFault, ConnectFailed } from "./errors.js";
 import { formatHostPort, type HostPort } from "./host-port.js";
 import { lookupHost } from "./lookup.js";
@@ -50,6 +51,8 @@ export interface ConnectOptions extends HostPort {
    * checks. Left out or empty: any key that a root vouches for.
    */
   readonly pins?: readonly string[] | undefined;
+  /** Counts what goes over the wire. */
+  readonly traffic?: Traffic | undefined;
 }
 
 const DEFAULT_TIMEOUT_MS = 10_000;
@@ -68,7 +71,9 @@ export async function connectTls(options: ConnectOptions, signal: AbortSignal): 
 async function handshake(options: ConnectOptions, signal: AbortSignal): Promise<TlsChannel> {
   const { host, port, proxy: choice = "environment", sessions, pins = [] } = options;
   const proxy = choice === "environment" ? proxyFromEnvironment(options) : choice === "none" ? undefined : choice;
-  const tunnel = proxy && (await openTunnel(proxy, options, signal));
+  // The TLS socket itself counts clear text only.
+  const tunnel = proxy ? await openTunnel(proxy, options, signal) : options.traffic && openTcp({ host, port });
+  if (tunnel) options.traffic?.count(tunnel);
   const secureContext = await contextOf(options);
   const { connect } = await loadTls();
   const peer = formatHostPort(options);
