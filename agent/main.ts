@@ -1,10 +1,6 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import {
-  type AtClient,
-  openAtClient,
-  type ReceivedNotification,
-} from "../atplatform/client/at-client.js";
+import { type AtClient, openAtClient, type ReceivedNotification } from "../atplatform/client/at-client.js";
 import type { AtKeys } from "../atplatform/crypto/at-keys.js";
 import { type Clock, systemClock } from "../core/clock.js";
 import { codeOf, EdgeError } from "../core/errors.js";
@@ -18,12 +14,7 @@ import { OwnKeyGuard } from "../messages/own-key.js";
 import { PeerTrust } from "../messages/peer-trust.js";
 import { withAgentStore } from "./agent-store.js";
 import { AuditLog } from "./audit/audit-log.js";
-import {
-  auditedPins,
-  configuredPins,
-  joinControl,
-  keyChanges,
-} from "./control-parts.js";
+import { auditedPins, configuredPins, joinControl, keyChanges } from "./control-parts.js";
 import { AgentTime } from "./agent-time.js";
 import { DataBudget } from "./budget/data-budget.js";
 import { loadConfig } from "./config/load.js";
@@ -32,24 +23,13 @@ import { type AgentConfig, faultLine } from "./config/parse.js";
 import { HealthBoard } from "./health/health.js";
 import { systemdOf } from "./health/notify-systemd.js";
 import { reportHealth } from "./health/report.js";
-import {
-  clockHealth,
-  dataHealth,
-  driversHealth,
-  linkHealth,
-  reductionHealth,
-  storeHealth,
-} from "./health/sources.js";
+import { clockHealth, dataHealth, driversHealth, linkHealth, reductionHealth, storeHealth } from "./health/sources.js";
 import { keepManagerInformed, tellStopping } from "./health/watchdog.js";
 import { addDataOps } from "./data-ops.js";
 import { deviceInfo } from "./device-info.js";
 import { loadKeys, passphraseOf } from "./keys/load-keys.js";
 import { type LocalControl, openLocalControl } from "./local-control.js";
-import {
-  checkEnrollment,
-  knownEnrollment,
-  refuseManagerKeys,
-} from "./keys/manager-keys.js";
+import { checkEnrollment, knownEnrollment, refuseManagerKeys } from "./keys/manager-keys.js";
 import { onHangup, reload } from "./reload.js";
 import { type AgentLog, openLog } from "./log.js";
 import { monitor } from "./monitor.js";
@@ -68,28 +48,18 @@ export interface RunOptions {
  *
  * @throws {ConfigInvalid} {@link KeysUnusable} {@link StateDirUnusable} {@link StoreInUse}, each saying what to do.
  */
-export async function runAgent(
-  { configFile, version }: RunOptions,
-  stop: AbortSignal,
-): Promise<void> {
+export async function runAgent({ configFile, version }: RunOptions, stop: AbortSignal): Promise<void> {
   const manager = systemdOf(process.env);
   const load = (): ReturnType<typeof loadConfig> => loadConfig(configFile);
   const { config, warnings } = await load();
   const log = openLog({ level: config.logLevel });
   for (const warning of warnings)
-    log.warn(
-      { fault: faultLine(warning) },
-      "the configuration may not be what was meant",
-    );
+    log.warn({ fault: faultLine(warning) }, "the configuration may not be what was meant");
   const { keysPassphraseFile } = config;
   const keys = await loadKeys(config.keys, {
     whenAbsent: `make one with \`atedge enroll ${config.atsign} --device ${config.device} --keys ${config.keys} …\`, or name another with keys = "FILE" in the configuration`,
-    whenSealed:
-      'name a file that holds it with keysPassphraseFile = "FILE" in the configuration',
-    passphrase:
-      keysPassphraseFile === undefined
-        ? undefined
-        : passphraseOf(keysPassphraseFile),
+    whenSealed: 'name a file that holds it with keysPassphraseFile = "FILE" in the configuration',
+    passphrase: keysPassphraseFile === undefined ? undefined : passphraseOf(keysPassphraseFile),
   });
   const known = await knownEnrollment(config.stateDir);
   const inUse = { atSign: config.atsign, keyFile: config.keys, keys };
@@ -98,8 +68,7 @@ export async function runAgent(
   const clock = systemClock;
 
   // Only keys that the atServer has seen before can tell that these are others.
-  const enrolledAnew =
-    known !== undefined && known.enrollmentId !== keys.enrollmentId;
+  const enrolledAnew = known !== undefined && known.enrollmentId !== keys.enrollmentId;
   const time = new AgentTime({ clock });
   const run: Run = {
     config,
@@ -122,33 +91,15 @@ export async function runAgent(
   log.info({}, "agent stopped");
 }
 
-interface Run extends Pick<
-  Joint,
-  "config" | "load" | "keys" | "clock" | "time" | "log" | "version"
-> {
+interface Run extends Pick<Joint, "config" | "load" | "keys" | "clock" | "time" | "log" | "version"> {
   readonly ca: string | undefined;
   readonly manager: ReturnType<typeof systemdOf>;
   readonly enrolledAnew: boolean;
 }
 
 /** Runs the agent until `stop` aborts, or the store breaks. */
-async function runWith(
-  store: Store,
-  run: Run,
-  stop: AbortSignal,
-): Promise<void> {
-  const {
-    config,
-    load,
-    keys,
-    ca,
-    clock,
-    time,
-    log,
-    version,
-    manager,
-    enrolledAnew,
-  } = run;
+async function runWith(store: Store, run: Run, stop: AbortSignal): Promise<void> {
+  const { config, load, keys, ca, clock, time, log, version, manager, enrolledAnew } = run;
   const nowMs = (): number => time.now() ?? clock.now();
   const { maxBytes } = config.audit;
   await using audit = new AuditLog({
@@ -210,27 +161,17 @@ async function runWith(
     },
     "agent started",
   );
-  group.start((signal) =>
-    checkEnrollment({ ...check, log: log.child({ part: "keys" }) }, signal),
-  );
+  group.start((signal) => checkEnrollment({ ...check, log: log.child({ part: "keys" }) }, signal));
   const { health, live } = parts;
-  group.start((signal) =>
-    onHangup(() => group.start(() => reload(live, manager, log)), signal),
-  );
+  group.start((signal) => onHangup(() => group.start(() => reload(live, manager, log)), signal));
   const { metricsPort } = config;
-  await using metrics =
-    metricsPort === undefined
-      ? undefined
-      : await openMetrics(health, metricsPort, log);
-  if (metrics)
-    log.info({ port: metrics.port }, "metrics are served on 127.0.0.1");
+  await using metrics = metricsPort === undefined ? undefined : await openMetrics(health, metricsPort, log);
+  if (metrics) log.info({ port: metrics.port }, "metrics are served on 127.0.0.1");
   await using local = await openLocalControl(stateDir, log);
   if (local) addLocalOps(local, { ...parts, store, clock });
   if (manager) {
     const flush = (): Promise<void> => store.flush();
-    group.start((signal) =>
-      keepManagerInformed({ manager, health, flush, clock, log }, signal),
-    );
+    group.start((signal) => keepManagerInformed({ manager, health, flush, clock, log }, signal));
     stop.addEventListener("abort", () => void tellStopping(manager, log), {
       once: true,
     });
@@ -253,10 +194,7 @@ interface Joint {
   readonly version: string;
 }
 
-function addLocalOps(
-  local: LocalControl,
-  parts: Parts & Pick<Joint, "store" | "clock">,
-): void {
+function addLocalOps(local: LocalControl, parts: Parts & Pick<Joint, "store" | "clock">): void {
   local.add("health", () => parts.health.snapshot());
   addDataOps(local, parts);
 }
@@ -265,10 +203,7 @@ function addLocalOps(
 async function openMetrics(health: HealthBoard, port: number, log: Log) {
   const { serveMetrics } = await import("./health/metrics.js");
   return serveMetrics(health, port).catch((error: unknown) => {
-    log.error(
-      { err: error, port },
-      "metrics are not served: name a free port with metricsPort in the configuration",
-    );
+    log.error({ err: error, port }, "metrics are not served: name a free port with metricsPort in the configuration");
     return undefined;
   });
 }
@@ -283,19 +218,7 @@ interface Parts {
 
 /** Makes the parts and tells them of each other; they run when they are started. */
 function joinParts(joint: Joint): Parts {
-  const {
-    config,
-    load,
-    keys,
-    store,
-    client,
-    audit,
-    clock,
-    time,
-    log,
-    group,
-    version,
-  } = joint;
+  const { config, load, keys, store, client, audit, clock, time, log, group, version } = joint;
   const { atsign: us, device, ns } = config;
   const address = { device, ns };
   const pins = auditedPins(store.pins, audit);
@@ -308,8 +231,7 @@ function joinParts(joint: Joint): Parts {
     onChanged: keyChanges(audit, clock),
     log: log.child({ part: "trust" }),
   });
-  const publish = (readings: readonly Reading[]): Promise<void> =>
-    store.publish(readings);
+  const publish = (readings: readonly Reading[]): Promise<void> => store.publish(readings);
   const reduction = new Reduction({ channels: config.channel, publish, clock });
   const now = (): number | undefined => time.now();
   const { counters } = store;
@@ -351,8 +273,7 @@ function joinParts(joint: Joint): Parts {
   const ownKeys = new OwnKeyGuard({
     remembered: pins,
     accepted: new Set(config.sharedKeys),
-    howToAccept: (fingerprint) =>
-      `add ${fingerprint} to sharedKeys in the configuration`,
+    howToAccept: (fingerprint) => `add ${fingerprint} to sharedKeys in the configuration`,
   });
   const uplink = new Uplink({
     us,
@@ -389,12 +310,8 @@ function joinParts(joint: Joint): Parts {
   health.add(() => reductionHealth(reduction, config.channel));
   health.add(() => uplink.health());
   health.add(() => control.health());
-  const onServerTime = (shownMs: number): void =>
-    time.serverShowed({ shownMs });
-  const receive = async (
-    n: ReceivedNotification,
-    signal: AbortSignal,
-  ): Promise<void> => {
+  const onServerTime = (shownMs: number): void => time.serverShowed({ shownMs });
+  const receive = async (n: ReceivedNotification, signal: AbortSignal): Promise<void> => {
     if (!(await uplink.receive(n, signal))) desk.receive(n);
   };
 
@@ -422,13 +339,7 @@ function joinParts(joint: Joint): Parts {
           signal,
         ),
       );
-      group.start((signal) =>
-        reportHealth(
-          health,
-          { clock, log, onDriver: () => uplink.infoChanged() },
-          signal,
-        ),
-      );
+      group.start((signal) => reportHealth(health, { clock, log, onDriver: () => uplink.infoChanged() }, signal));
       desk.settleUnfinished();
       await group.join();
     },
@@ -439,11 +350,8 @@ async function readCa(file: string): Promise<string> {
   try {
     return await readFile(file, "utf8");
   } catch (cause) {
-    throw new EdgeError(
-      `the certificate authority ${file} cannot be read (${codeOf(cause) ?? "unknown error"})`,
-      {
-        cause,
-      },
-    );
+    throw new EdgeError(`the certificate authority ${file} cannot be read (${codeOf(cause) ?? "unknown error"})`, {
+      cause,
+    });
   }
 }
