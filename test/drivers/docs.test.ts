@@ -3,6 +3,8 @@ import { dirname, join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { build } from "esbuild";
 import t from "tap";
+import { parseConfig } from "../../agent/config/parse.js";
+import { driverSchemas } from "../../drivers/registry.js";
 import type { OpenDriver } from "../../core/driver.js";
 import { recordingDeps } from "../contracts/driver.js";
 import { PtyDevice } from "../fixtures/pty-device.js";
@@ -40,4 +42,17 @@ void t.test("the driver in docs/extend/driver.md runs as it stands there", async
   stop.abort();
   await running;
   await driver[Symbol.asyncDispose]();
+});
+
+void t.test("every table in docs/operate/drivers.md is configuration as it stands there", async (t) => {
+  const page = await readFile(join(root, "docs", "operate", "drivers.md"), "utf8");
+  const blocks = [...page.matchAll(/```toml\n(?<toml>[\s\S]*?)```/gu)].map((match) => match.groups?.["toml"] ?? "");
+  const head = 'atsign = "@greenhouse"\ndevice = "north"\n[[reader]]\natsign = "@grower"\n';
+  const { config, warnings } = parseConfig(head + blocks.join("\n"), "/etc/atedge");
+  t.strictSame(warnings, []);
+  t.strictSame(
+    [...new Set(config.driver.map(({ type }) => type))].sort(),
+    Object.keys(driverSchemas).sort(),
+    "one for each kind",
+  );
 });
