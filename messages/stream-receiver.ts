@@ -66,15 +66,19 @@ export function take(state: ReceiverState | undefined, message: TelemetryMessage
 const PROMPT_MESSAGES = 16;
 const SETTLE_MS = 1_000;
 const TRAFFIC_MS = 60_000;
+/** 16 messages within this time are a backlog that is worked off: its end is reported soon, so that the outbox is empty. */
+const BACKLOG_MS = 4_000;
 
 /**
  * When the next receipt of a life is due: at start; 1 s after a hole opened, a gap, a repeat (our last receipt may be
- * lost) or a repair; at once when 16 messages are not reported; else at most every 60 s, while there is traffic.
+ * lost) or a repair; at once when 16 messages are not reported; within 1 s at the end of a backlog; else at most every
+ * 60 s, while there is traffic.
  * Times are monotonic milliseconds.
  */
 export class ReceiptTimer {
   #sentMs = -Infinity;
   #unreported = 0;
+  #backlogUntilMs = -Infinity;
   #holes: string;
   /** When the next receipt is due; `undefined`: not before something comes. */
   dueMs: number | undefined;
@@ -91,8 +95,10 @@ export class ReceiptTimer {
     const holes = holesText(state);
     const settle = holes !== this.#holes || lost !== undefined || news === "duplicate";
     this.#holes = holes;
-    if (this.#unreported >= PROMPT_MESSAGES) this.#dueBy(nowMs);
-    else if (settle) this.#dueBy(nowMs + SETTLE_MS);
+    if (this.#unreported >= PROMPT_MESSAGES) {
+      if (nowMs - this.#sentMs < BACKLOG_MS) this.#backlogUntilMs = nowMs + BACKLOG_MS;
+      this.#dueBy(nowMs);
+    } else if (settle || nowMs < this.#backlogUntilMs) this.#dueBy(nowMs + SETTLE_MS);
     else this.#dueBy(Math.max(nowMs + SETTLE_MS, this.#sentMs + TRAFFIC_MS));
   }
 

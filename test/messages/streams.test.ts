@@ -140,6 +140,14 @@ t.test("a receipt timer", async (t) => {
     );
   });
 
+  t.test("reports the end of a backlog within a second, and steady traffic no sooner for it", async (t) => {
+    const every = (ms: number, count: number): [number, TelemetryMessage][] =>
+      Array.from({ length: count }, (_, n) => [n * ms, pack(n + 1)]);
+    t.equal(run(every(10, 40)).dueMs, 320 + 1000, "40 messages in 0.4 s, 32 of them reported");
+    const steady = run(every(1000, 40));
+    t.ok(steady.dueMs !== undefined && steady.dueMs > 60_000, `one a second: ${String(steady.dueMs)}`);
+  });
+
   t.test("reports a hole, its repair, a gap and a repeat after a second", async (t) => {
     t.equal(
       run([
