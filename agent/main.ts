@@ -27,7 +27,8 @@ import { clockHealth, dataHealth, driversHealth, linkHealth, reductionHealth, st
 import { keepManagerInformed, tellStopping } from "./health/watchdog.js";
 import { addDataOps } from "./data-ops.js";
 import { deviceInfo } from "./device-info.js";
-import { loadKeys, passphraseOf } from "./keys/load-keys.js";
+import { loadAgentKeys } from "./keys/agent-keys.js";
+import { addUseKeys } from "./keys/use-keys.js";
 import { type LocalControl, openLocalControl } from "./local-control.js";
 import { checkEnrollment, knownEnrollment, refuseManagerKeys } from "./keys/manager-keys.js";
 import { onHangup, reload } from "./reload.js";
@@ -55,12 +56,7 @@ export async function runAgent({ configFile, version }: RunOptions, stop: AbortS
   const log = openLog({ level: config.logLevel });
   for (const warning of warnings)
     log.warn({ fault: faultLine(warning) }, "the configuration may not be what was meant");
-  const { keysPassphraseFile } = config;
-  const keys = await loadKeys(config.keys, {
-    whenAbsent: `make one with \`atedge enroll ${config.atsign} --device ${config.device} --keys ${config.keys} …\`, or name another with keys = "FILE" in the configuration`,
-    whenSealed: 'name a file that holds it with keysPassphraseFile = "FILE" in the configuration',
-    passphrase: keysPassphraseFile === undefined ? undefined : passphraseOf(keysPassphraseFile),
-  });
+  const keys = await loadAgentKeys(config);
   const known = await knownEnrollment(config.stateDir);
   const inUse = { atSign: config.atsign, keyFile: config.keys, keys };
   if (!config.allowManagerKeys) refuseManagerKeys(inUse, known);
@@ -169,6 +165,7 @@ async function runWith(store: Store, run: Run, stop: AbortSignal): Promise<void>
   if (metrics) log.info({ port: metrics.port }, "metrics are served on 127.0.0.1");
   await using local = await openLocalControl(stateDir, log);
   if (local) addLocalOps(local, { ...parts, store, clock });
+  if (local) addUseKeys(local, { ...check, config, log: log.child({ part: "keys" }) });
   if (manager) {
     const flush = (): Promise<void> => store.flush();
     group.start((signal) => keepManagerInformed({ manager, health, flush, clock, log }, signal));

@@ -6,6 +6,7 @@ import { codeOf } from "../core/errors.js";
 import { parseFingerprint } from "../messages/pins.js";
 import type { ApproveOptions } from "./approve.js";
 import { shown, what } from "./enrollments.js";
+import { finishRotation } from "./finish-rotation.js";
 import { ArgumentInvalid, CommandFailed, withNextStep } from "./next-step.js";
 
 /** So much of a fingerprint has to be typed: enough that nobody makes another request that begins so. */
@@ -13,11 +14,12 @@ const LEAST_DIGITS = 16;
 
 /** Approves the one request that the board has shown the fingerprint of. An approved one is a success too. */
 export async function approveRequest(
-  { atSign, enrollments }: Pick<AtClient, "atSign" | "enrollments">,
+  client: Pick<AtClient, "atSign" | "enrollments" | "get">,
   id: string | undefined,
-  { fingerprint, device, manager = false, zeroIv = false, json = false }: ApproveOptions,
+  { fingerprint, device, manager = false, zeroIv = false, wait, json = false }: ApproveOptions,
   signal: AbortSignal,
 ): Promise<void> {
+  const { atSign, enrollments } = client;
   if (fingerprint !== undefined) parseFingerprint(fingerprint);
   else if (!process.stdin.isTTY || !process.stdout.isTTY)
     throw new ArgumentInvalid("name what the board shows with --fingerprint sha256:… (on a terminal you are asked)");
@@ -54,6 +56,10 @@ export async function approveRequest(
   const result = { ...shown(chosen), status: "approved", already };
   const text = `${atSign}: ${already ? "was approved already" : "approved"}: ${what(chosen)} (${chosen.id})`;
   process.stdout.write(`${json ? JSON.stringify(result) : text}\n`);
+  const old = await finishRotation(client, chosen, wait, signal);
+  if (!old) return;
+  const ended = `${atSign}: revoked, as its board has new keys: ${what(old)} (${old.id})`;
+  process.stdout.write(`${json ? JSON.stringify({ ...shown(old), status: "revoked" }) : ended}\n`);
 }
 
 /** What waits; approved ones too when a fingerprint can tell that the same was meant. */

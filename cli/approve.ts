@@ -1,4 +1,5 @@
 import type { Command } from "commander";
+import { parseDuration } from "./duration.js";
 import { asOwner, type OwnerOptions, withOwnerOptions } from "./owner.js";
 
 export interface ApproveOptions extends OwnerOptions {
@@ -6,6 +7,8 @@ export interface ApproveOptions extends OwnerOptions {
   readonly device?: string;
   readonly manager?: boolean;
   readonly zeroIv?: boolean;
+  /** Milliseconds. */
+  readonly wait: number;
 }
 
 const HELP = `
@@ -26,6 +29,12 @@ export function register(program: Command): void {
     .option(
       "--zero-iv",
       "also on an atServer that keeps no IVs (October 2024; it is found out): its operator can then read the self key",
+    )
+    .option(
+      "--wait <duration>",
+      "for new keys of a board: how long to wait for its change, to revoke the old ones (default: 10m)",
+      parseDuration,
+      600_000,
     )
     .addHelpText("after", HELP)
     .action(async (id: string | undefined, options: ApproveOptions) => {

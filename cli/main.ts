@@ -4,10 +4,12 @@ import { EdgeError, codeOf } from "../core/errors.js";
 import { register as registerApprove } from "./approve.js";
 import { register as registerCall } from "./call.js";
 import { register as registerConfig } from "./config.js";
+import { register as registerDoctor } from "./doctor.js";
 import { register as registerDriver } from "./driver.js";
 import { register as registerEnroll } from "./enroll.js";
 import { register as registerEnrollments } from "./enrollments.js";
 import { register as registerFirmware } from "./firmware.js";
+import { register as registerKeys } from "./keys.js";
 import { register as registerLink } from "./link.js";
 import { register as registerOnboard } from "./onboard.js";
 import { register as registerOtp } from "./otp.js";
@@ -31,6 +33,8 @@ const SUBCOMMANDS = [
   registerRevoke,
   registerPlatform,
   registerConfig,
+  registerDoctor,
+  registerKeys,
   registerDriver,
   registerLink,
   registerFirmware,

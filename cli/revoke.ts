@@ -51,11 +51,12 @@ async function end(
 ): Promise<void> {
   const { what, shown } = await import("./enrollments.js");
   const { CommandFailed } = await import("./next-step.js");
+  const { baseApp } = await import("../agent/keys/rotation.js");
   const { fetchEnrollment } = await import("./approve-request.js");
   const targets: readonly Enrollment[] =
     id === undefined
       ? (await enrollments.list({ states: [from, to] }, signal)).filter(
-          ({ appName, deviceName }) => appName === app && deviceName === device,
+          ({ appName, deviceName }) => (appName === app || baseApp(appName) === app) && deviceName === device,
         )
       : [await fetchEnrollment(enrollments, id, signal)];
   if (targets.length === 0)

@@ -116,7 +116,8 @@ function isFinal(error: unknown): boolean {
   return codeOf(error) === "ANSWER_INVALID";
 }
 
-function reaches(namespaces: Readonly<Record<string, string>>, tail: string): boolean {
+/** Whether the holder may write to the names that end in `tail`. */
+export function reaches(namespaces: Readonly<Record<string, string>>, tail: string): boolean {
   return Object.entries(namespaces).some(
     ([name, access]) => access.includes("w") && (name === "*" || tail === name || tail.endsWith(`.${name}`)),
   );
