@@ -46,10 +46,15 @@ const memorySchema = v.strictObject({
   previous: v.optional(hash),
   uploaded: v.optional(hash),
   pending: v.optional(hash),
+  /** How often the program could not write the pending one. */
+  failures: v.optional(v.number()),
   /** A flasher began to write this; until it ended well, nobody knows what the board has. */
   writing: v.optional(hash),
 });
 type Memory = v.InferOutput<typeof memorySchema>;
+
+/** Then an image that cannot be written is given up: too large, or none for this chip. */
+const MAX_FAILURES = 5;
 
 /**
  * A board with one slot, written by a program. The second slot is a file here: going back is flashing the image before
@@ -85,10 +90,18 @@ export async function openExternalFlasher(options: ExternalFlasherOptions): Prom
     hash: Buffer.from(name, "hex"),
   });
   const boot = async (signal: AbortSignal): Promise<void> => {
-    const { active, pending, previous, confirmed } = memory;
-    if (pending !== undefined) {
+    const { active, pending, previous, confirmed, failures = 0 } = memory;
+    if (pending !== undefined && failures < MAX_FAILURES) {
       // The first image that comes this way has nothing to go back to, so it stays.
-      await flash(pending, { active: pending, confirmed: active === undefined, previous: active }, signal);
+      const after = { active: pending, confirmed: active === undefined, previous: active };
+      await flash(pending, after, signal).catch(async (error: unknown) => {
+        if (error instanceof FlasherFailed) await remember({ ...memory, failures: failures + 1 });
+        throw error;
+      });
+    } else if (pending !== undefined && active === undefined) {
+      await remember({ ...memory, pending: undefined, writing: undefined, failures: undefined });
+    } else if (pending !== undefined && active !== undefined) {
+      await flash(active, { active, confirmed: true, previous }, signal);
     } else if (!confirmed && previous !== undefined) {
       await flash(previous, { active: previous, confirmed: true, previous: active }, signal);
     }

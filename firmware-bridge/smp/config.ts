@@ -11,7 +11,13 @@ export const smpSchema = v.pipe(
       v.examples(["radio"]),
     ),
     type: v.literal("smp"),
-    path: v.pipe(v.string(), v.nonEmpty(), v.metadata({ file: true }), v.description("The board's console port."), v.examples(["/dev/ttyACM0"])),
+    path: v.pipe(
+      v.string(),
+      v.nonEmpty(),
+      v.metadata({ file: true }),
+      v.description("The board's console port."),
+      v.examples(["/dev/ttyACM0"]),
+    ),
     baud: v.optional(
       v.pipe(v.number(), v.integer(), v.minValue(1200), v.maxValue(4_000_000), v.description("Bits per second.")),
       115_200,

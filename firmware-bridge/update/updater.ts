@@ -3,7 +3,7 @@ import type { Clock } from "../../core/clock.js";
 import { CommandRefused } from "../../core/command-errors.js";
 import { EdgeError } from "../../core/errors.js";
 import type { Log } from "../../core/log.js";
-import { type Disposable, Scope } from "../../core/scope.js";
+import { ChildSignal, type Disposable, Scope } from "../../core/scope.js";
 import { FlashRefused, type FlashTarget, type Slot } from "./flash-target.js";
 import { compareVersions, ManifestRefused, openManifest, type SignedManifest } from "./manifest.js";
 import {
@@ -48,6 +48,8 @@ export interface UpdateStatus extends Pick<
 const RESTING: ReadonlySet<UpdateStep> = new Set(["receiving", ...UPDATE_ENDS]);
 /** How long a new firmware may take to come back, link and pass its self-test, before it is reset. */
 const PROBE_MS = 60_000;
+/** Until here nothing has changed for the board: another image may take this one's place. */
+const REPLACEABLE: ReadonlySet<UpdateStep> = new Set(["received", "verified", "leased"]);
 const RESET_PAUSE_MS = 300;
 const NOT_OURS = "the board tries an image with another hash";
 
@@ -61,6 +63,7 @@ export class Updater {
   #memory: UpdateMemory;
   /** The run that is carrying an update on. */
   #running: Promise<void> | undefined;
+  #abandon: (() => void) | undefined;
   #probeEndMs: number | undefined;
   #uploadedBytes = 0;
 
@@ -91,10 +94,9 @@ export class Updater {
   /**
    * Begins to take an image, or goes on after a cut; gives the offset to send from.
    *
-   * @throws {ManifestRefused} and {CommandRefused} when another update is under way.
+   * @throws {ManifestRefused} and {CommandRefused} when the board has begun with another one.
    */
   async begin(signed: SignedManifest): Promise<number> {
-    await this.#ended();
     const manifest = openManifest(signed, this.#options.publicKeys);
     const { target, hardware, store, clock } = this.#options;
     if (manifest.target !== target) throw new ManifestRefused(`the image is for ${manifest.target}, not for ${target}`);
@@ -107,10 +109,12 @@ export class Updater {
       );
     }
     const current = this.#memory.update;
+    const isSame = current?.manifest?.signed === signed.signed;
+    if (isSame && current.step === "receiving") return store.imageBytes();
+    if (isSame && this.isUnderWay()) return manifest.size; // it is all here, and goes on
+    if (REPLACEABLE.has(current?.step ?? "receiving")) await this.#stop();
+    else await this.#ended();
     const { version, counter, size, sha256 } = manifest;
-    if (current?.step === "receiving" && current.sha256 === sha256 && current.manifest?.signed === signed.signed) {
-      return store.imageBytes();
-    }
     await store.removeImage();
     this.#uploadedBytes = 0;
     await this.#store({ step: "receiving", manifest: signed, version, counter, size, sha256, startedMs: clock.now() });
@@ -166,12 +170,28 @@ export class Updater {
   /** Carries an update on until its end, for as long as it takes. Returns at once when there is none. */
   async run(signal: AbortSignal): Promise<void> {
     if (this.#running || !this.isUnderWay()) return;
-    this.#running = this.#carryOn(signal);
+    await using child = new ChildSignal(signal);
+    let isAbandoned = false;
+    this.#abandon = () => {
+      isAbandoned = true;
+      child.abort(new CommandRefused("another image takes its place"));
+    };
+    this.#running = this.#carryOn(child.signal).catch((error: unknown) => {
+      if (!isAbandoned) throw error;
+    });
     try {
       await this.#running;
     } finally {
       this.#running = undefined;
+      this.#abandon = undefined;
     }
+  }
+
+  /** Ends the run in the middle, unless it has gone further meanwhile. */
+  async #stop(): Promise<void> {
+    this.#abandon?.();
+    await this.#running?.catch(() => undefined);
+    if (!REPLACEABLE.has(this.#memory.update?.step ?? "receiving")) await this.#ended();
   }
 
   async #carryOn(signal: AbortSignal): Promise<void> {

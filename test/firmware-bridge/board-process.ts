@@ -101,12 +101,15 @@ export class BoardProcess implements AsyncDisposable {
 
   /** Its power goes, at once. */
   async kill(): Promise<void> {
+    // The number of its pty is another's in a moment: who looks for this board must not find that one.
+    await rm(this.path, { force: true });
     this.#child.kill("SIGKILL");
     await this.#closed;
   }
 
   /** The exit code after its control line was closed: not 0 when a sanitizer found something. */
   async end(): Promise<number | null> {
+    await rm(this.path, { force: true });
     this.#child.stdin.end();
     await this.#closed;
     return this.#child.exitCode;

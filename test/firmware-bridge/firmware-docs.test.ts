@@ -4,6 +4,8 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import t from "tap";
 import { parse } from "smol-toml";
+import * as v from "valibot";
+import { allDriverSchemas } from "../../agent/driver-kinds.js";
 import { linkConfigOf } from "../../firmware-bridge/link/config.js";
 
 /** What the sketch takes from its platform. */
@@ -43,6 +45,16 @@ t.test("The examples of docs/extend/firmware.md are good ones", async (t) => {
   ];
   await t.resolves(promisify(execFile)("g++", args));
   t.match(linkConfigOf(parse(block("toml")), "press").config, { type: "link", firmware: { selfTest: "self-test" } });
+  const runbook = await readFile("docs/operate/firmware.md", "utf8");
+  for (const text of [page, runbook]) {
+    const tables = [...text.matchAll(/```toml\n([\s\S]*?)```/gu)].flatMap(
+      ([, toml = ""]) => (parse(toml) as { readonly driver: readonly { readonly type: string }[] }).driver,
+    );
+    for (const table of tables) {
+      const schema = Object.entries(allDriverSchemas).find(([type]) => type === table.type)?.[1];
+      t.ok(schema && v.safeParse(schema, table).success, JSON.stringify(table));
+    }
+  }
   await t.rejects(
     writeFile(join(folder, "sketch.cpp"), block("cpp").replace("atl_poll(&board)", "atl_pol(&board)")).then(() =>
       promisify(execFile)("g++", args),

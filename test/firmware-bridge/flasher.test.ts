@@ -33,7 +33,7 @@ async function rig(home: string) {
     `#!/bin/sh
 echo "$@" >> "${home}/calls"
 head -c 5 "$2" > "${home}/board.bin"
-if rm "${home}/die" 2>/dev/null; then echo "lost the port" >&2; exit 2; fi
+if grep -q unwritable "$2" || rm "${home}/die" 2>/dev/null; then echo "lost the port" >&2; exit 2; fi
 cp "$2" "${home}/board.bin"
 `,
   );
@@ -125,6 +125,14 @@ t.test("A board that a program writes", async (t) => {
     await writeFile(join(home, "die"), "");
     t.match(await install("1.2.0"), { step: "confirmed" });
     t.equal(await board(), "1.2.0 application");
+  });
+
+  await t.test("gets the image before back when the program cannot write the new one", async (t) => {
+    const before = (await site.calls()).length;
+    t.match(await install("1.2.1", "unwritable"), { step: "reverted" });
+    t.equal(await board(), "1.2.0 application");
+    const tried = (await site.calls()).slice(before).filter((line) => line.includes("--as=1.2.1"));
+    t.equal(tried.length, 5, "not for ever");
   });
 
   await t.test("gets the image before back when the new one does not work", async (t) => {

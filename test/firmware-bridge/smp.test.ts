@@ -428,6 +428,40 @@ t.test("An update over SMP", async (t) => {
     return { status, flash, steps, requests };
   }
 
+  t.test("that waits for a board which is away makes room for another image", async (t) => {
+    const folder = t.testdir();
+    let openings = 0;
+    const updater = await Updater.open({
+      target: "radio",
+      hardware: "nrf52840dk",
+      publicKeys: [signer.publicKey],
+      store: new UpdateStore(folder),
+      lease: async () => new Scope(),
+      openTarget: async () => {
+        openings += 1;
+        throw new DeviceGone("unplugged");
+      },
+      clock: systemClock,
+      log: silentLog,
+    });
+    const begin = (image: Uint8Array, version: string) => {
+      const about = { target: "radio", hardware: "nrf52840dk", version, counter: 0 };
+      const signed = signManifest({ ...about, sha256: toHex(hashOf(image)), size: image.length }, signer.secretKey);
+      return updater.begin(signed);
+    };
+    const first = smpImage("2.0.0", 300);
+    await begin(first, "2.0.0");
+    await updater.data(0, first);
+    const running = updater.run(never);
+    await until(() => openings > 0, "a try");
+    t.match((await updater.status()).update, { step: "leased", version: "2.0.0" });
+    await t.rejects(updater.seal(), { code: "COMMAND_REFUSED", message: /under way/u });
+    t.equal(await begin(first, "2.0.0"), 300, "the same one goes on");
+    t.equal(await begin(smpImage("2.0.1", 200), "2.0.1"), 0);
+    await running;
+    t.match((await updater.status()).update, { step: "receiving", version: "2.0.1", receivedBytes: 0 });
+  });
+
   t.test("goes through all steps", async (t) => {
     const { status, flash, steps } = await update(smpImage("2.0.0", 3000), "2.0.0", 0);
     t.match(status.update, { step: "confirmed" });
