@@ -90,7 +90,8 @@ function formOfStderr(): LogForm {
   return journal === `${dev}:${ino}` ? "journal" : "json";
 }
 
-function printable(fields: LogFields): Record<string, unknown> {
+/** Fit to be shown: secrets are left out by the name of their field, and out of URLs. */
+export function printable(fields: LogFields): Record<string, unknown> {
   return Object.fromEntries(Object.entries(fields).map(([name, value]) => [name, printableValue(name, value, 0)]));
 }
 

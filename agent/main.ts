@@ -6,7 +6,7 @@ import { type Clock, systemClock } from "../core/clock.js";
 import { codeOf, EdgeError } from "../core/errors.js";
 import type { Reading } from "../core/driver.js";
 import type { Log } from "../core/log.js";
-import { TaskGroup } from "../core/scope.js";
+import { ChildSignal, TaskGroup } from "../core/scope.js";
 import { Traffic } from "../core/traffic.js";
 import { anyConfiguredDriver } from "./driver-kinds.js";
 import { DriverSupervisor } from "../drivers/supervisor.js";
@@ -14,14 +14,13 @@ import { OwnKeyGuard } from "../messages/own-key.js";
 import { PeerTrust } from "../messages/peer-trust.js";
 import { withAgentStore } from "./agent-store.js";
 import { AuditLog } from "./audit/audit-log.js";
-import { auditedPins, configuredPins, joinControl, keyChanges } from "./control-parts.js";
+import { auditedPins, configuredPins, type ControlDeps, joinControl, keyChanges } from "./control-parts.js";
 import { AgentTime } from "./agent-time.js";
 import { DataBudget } from "./budget/data-budget.js";
-import { loadConfig } from "./config/load.js";
-import type { LiveConfig, LiveConfigOptions } from "./config/live-config.js";
-import { type AgentConfig, faultLine } from "./config/parse.js";
+import type { LiveConfig } from "./config/live-config.js";
+import type { AgentConfig } from "./config/parse.js";
 import { HealthBoard } from "./health/health.js";
-import { systemdOf } from "./health/notify-systemd.js";
+import { type ServiceManager, systemdOf } from "./health/notify-systemd.js";
 import { reportHealth } from "./health/report.js";
 import { clockHealth, dataHealth, driversHealth, linkHealth, reductionHealth, storeHealth } from "./health/sources.js";
 import { keepManagerInformed, tellStopping } from "./health/watchdog.js";
@@ -32,11 +31,14 @@ import { addUseKeys } from "./keys/use-keys.js";
 import { type LocalControl, openLocalControl } from "./local-control.js";
 import { checkEnrollment, knownEnrollment, refuseManagerKeys } from "./keys/manager-keys.js";
 import { onHangup, reload } from "./reload.js";
-import { type AgentLog, openLog } from "./log.js";
+import type { AgentLog } from "./log.js";
+import { LogRing } from "./log-ring.js";
+import { startConfig } from "./start-config.js";
 import { monitor } from "./monitor.js";
 import { peerRecords } from "./peer-records.js";
 import { Reduction } from "./reduce/reduction.js";
 import type { Store } from "./store/store.js";
+import { markConnected } from "./update/connected-mark.js";
 import { Uplink } from "./uplink/uplink.js";
 
 export interface RunOptions {
@@ -49,45 +51,45 @@ export interface RunOptions {
  *
  * @throws {ConfigInvalid} {@link KeysUnusable} {@link StateDirUnusable} {@link StoreInUse}, each saying what to do.
  */
-export async function runAgent({ configFile, version }: RunOptions, stop: AbortSignal): Promise<void> {
+export async function runAgent(options: RunOptions, stop: AbortSignal): Promise<void> {
   const manager = systemdOf(process.env);
-  const load = (): ReturnType<typeof loadConfig> => loadConfig(configFile);
-  const { config, warnings } = await load();
-  const log = openLog({ level: config.logLevel });
-  for (const warning of warnings)
-    log.warn({ fault: faultLine(warning) }, "the configuration may not be what was meant");
+  const logs = new LogRing();
+  let runs = true;
+  while (runs) runs = await runOnce({ ...options, manager, logs }, stop);
+}
+
+interface OneRun extends RunOptions {
+  readonly manager: ServiceManager | undefined;
+  readonly logs: LogRing;
+}
+
+/** @returns whether an operator wants the agent to begin anew. */
+async function runOnce({ configFile, version, manager, logs }: OneRun, stop: AbortSignal): Promise<boolean> {
+  await using life = new ChildSignal(stop);
+  const clock = systemClock;
+  const time = new AgentTime({ clock });
+  const { config, settings, log, load } = await startConfig(configFile, time, logs);
   const keys = await loadAgentKeys(config);
   const known = await knownEnrollment(config.stateDir);
   const inUse = { atSign: config.atsign, keyFile: config.keys, keys };
   if (!config.allowManagerKeys) refuseManagerKeys(inUse, known);
   const ca = config.ca === undefined ? undefined : await readCa(config.ca);
-  const clock = systemClock;
 
   // Only keys that the atServer has seen before can tell that these are others.
   const enrolledAnew = known !== undefined && known.enrollmentId !== keys.enrollmentId;
-  const time = new AgentTime({ clock });
-  const run: Run = {
-    config,
-    load,
-    keys,
-    ca,
-    clock,
-    time,
-    log,
-    version,
-    manager,
-    enrolledAnew,
-  };
+  const own = { configFile, load, settings, logs, restart: () => life.abort() };
+  const run: Run = { ...own, config, keys, ca, clock, time, log, version, manager, enrolledAnew };
   await withAgentStore(
     config,
     { clock, time, log, enrolledAnew },
     (store, signal) => runWith(store, run, signal),
-    stop,
+    life.signal,
   );
   log.info({}, "agent stopped");
+  return !stop.aborted;
 }
 
-interface Run extends Pick<Joint, "config" | "load" | "keys" | "clock" | "time" | "log" | "version"> {
+interface Run extends Omit<Joint, "store" | "client" | "traffic" | "audit" | "group"> {
   readonly ca: string | undefined;
   readonly manager: ReturnType<typeof systemdOf>;
   readonly enrolledAnew: boolean;
@@ -95,20 +97,14 @@ interface Run extends Pick<Joint, "config" | "load" | "keys" | "clock" | "time" 
 
 /** Runs the agent until `stop` aborts, or the store breaks. */
 async function runWith(store: Store, run: Run, stop: AbortSignal): Promise<void> {
-  const { config, load, keys, ca, clock, time, log, version, manager, enrolledAnew } = run;
+  const { ca, clock, time, log, version, manager, enrolledAnew } = run;
+  // When the store was opened anew, the configuration may be another than at the start, and so may the keys.
+  const { config } = await run.load().catch(() => run);
+  const keys = await loadAgentKeys(config).catch(() => run.keys);
   const nowMs = (): number => time.now() ?? clock.now();
   const { maxBytes } = config.audit;
-  await using audit = new AuditLog({
-    folder: join(config.stateDir, "audit"),
-    maxBytes,
-    nowMs,
-    log,
-  });
-  if (enrolledAnew)
-    void audit.append("key", {
-      how: "enrolled anew",
-      enrollmentId: keys.enrollmentId,
-    });
+  await using audit = new AuditLog({ folder: join(config.stateDir, "audit"), maxBytes, nowMs, log });
+  if (enrolledAnew) void audit.append("key", { how: "enrolled anew", enrollmentId: keys.enrollmentId });
   const traffic = new Traffic();
   await using client = await openAtClient(
     {
@@ -134,29 +130,8 @@ async function runWith(store: Store, run: Run, stop: AbortSignal): Promise<void>
     allowManagerKeys,
     clock,
   };
-  const parts = joinParts({
-    config,
-    load,
-    keys,
-    store,
-    client,
-    traffic,
-    audit,
-    clock,
-    time,
-    log,
-    group,
-    version,
-  });
-  log.info(
-    {
-      version,
-      atsign: config.atsign,
-      device: config.device,
-      drivers: config.driver.length,
-    },
-    "agent started",
-  );
+  const parts = joinParts({ ...run, config, store, client, traffic, audit, group });
+  log.info({ version, atsign: config.atsign, device: config.device, drivers: config.driver.length }, "agent started");
   group.start((signal) => checkEnrollment({ ...check, log: log.child({ part: "keys" }) }, signal));
   const { health, live } = parts;
   group.start((signal) => onHangup(() => group.start(() => reload(live, manager, log)), signal));
@@ -169,21 +144,19 @@ async function runWith(store: Store, run: Run, stop: AbortSignal): Promise<void>
   if (manager) {
     const flush = (): Promise<void> => store.flush();
     group.start((signal) => keepManagerInformed({ manager, health, flush, clock, log }, signal));
-    stop.addEventListener("abort", () => void tellStopping(manager, log), {
-      once: true,
-    });
+    const runtimeDir = process.env["RUNTIME_DIRECTORY"];
+    group.start((signal) => markConnected({ health, version, runtimeDir, clock, log }, signal));
+    stop.addEventListener("abort", () => void tellStopping(manager, log), { once: true });
   }
   await parts.run();
 }
 
-interface Joint {
+interface Joint extends Pick<ControlDeps, "configFile" | "load" | "settings" | "logs" | "audit" | "restart"> {
   readonly config: AgentConfig;
-  readonly load: LiveConfigOptions["load"];
   readonly keys: AtKeys;
   readonly store: Store;
   readonly client: AtClient;
   readonly traffic: Traffic;
-  readonly audit: AuditLog;
   readonly clock: Clock;
   readonly time: AgentTime;
   readonly log: AgentLog;
@@ -215,7 +188,7 @@ interface Parts {
 
 /** Makes the parts and tells them of each other; they run when they are started. */
 function joinParts(joint: Joint): Parts {
-  const { config, load, keys, store, client, audit, clock, time, log, group, version } = joint;
+  const { config, keys, store, client, audit, settings, clock, time, log, group, version } = joint;
   const { atsign: us, device, ns } = config;
   const address = { device, ns };
   const pins = auditedPins(store.pins, audit);
@@ -229,18 +202,17 @@ function joinParts(joint: Joint): Parts {
     log: log.child({ part: "trust" }),
   });
   const publish = (readings: readonly Reading[]): Promise<void> => store.publish(readings);
-  const reduction = new Reduction({ channels: config.channel, publish, clock });
+  const reduction = new Reduction({
+    ...{ channels: config.channel, publish, clock },
+    seen: (readings) => control.rules.take(readings),
+  });
   const now = (): number | undefined => time.now();
   const { counters } = store;
-  const budget = new DataBudget({
-    megabytes: config.dataBudgetMB,
-    traffic: joint.traffic,
-    now,
-    counters,
-  });
+  const budget = new DataBudget({ megabytes: config.dataBudgetMB, traffic: joint.traffic, now, counters });
   const stretch = (): number => budget.stretch;
   const drivers = new DriverSupervisor({
     drivers: config.driver.map(anyConfiguredDriver),
+    disabled: settings.disabled,
     publish: (_, readings) => reduction.publish(readings),
     // What fails here fails for the readings too, and is told there.
     hurry: () => void store.flush().catch(() => undefined),
@@ -249,20 +221,9 @@ function joinParts(joint: Joint): Parts {
     log: log.child({ part: "drivers" }),
   });
   const control = joinControl({
-    ...{
-      config,
-      load,
-      version,
-      address,
-      store,
-      trust,
-      drivers,
-      time,
-      clock,
-      log,
-      audit,
-      group,
-    },
+    ...joint,
+    ...{ address, trust, drivers },
+    health: () => health.snapshot(),
     infoChanged: () => uplink.infoChanged(),
   });
   const { live, desk } = control;
@@ -286,18 +247,9 @@ function joinParts(joint: Joint): Parts {
     maxDelayMs: config.maxDelayMs,
     stateIntervalMs: config.stateIntervalMs,
     stretch,
-    readers: config.reader.map(({ atsign, ...reader }) => ({
-      atSign: atsign,
-      ...reader,
-    })),
+    readers: config.reader.map(({ atsign, ...reader }) => ({ atSign: atsign, ...reader })),
     onServerTime: (shown) => time.serverShowed(shown),
-    info: () =>
-      deviceInfo({
-        version,
-        config: live.config,
-        drivers,
-        health: health.snapshot(),
-      }),
+    info: () => deviceInfo({ version, config: live.config, drivers, agent: control.agent, health: health.snapshot() }),
   });
   health.add(() => storeHealth(store));
   health.add(() => clockHealth(time));
@@ -321,20 +273,10 @@ function joinParts(joint: Joint): Parts {
       group.start((signal) => reduction.run(signal));
       group.start((signal) => store.run(signal));
       group.start((signal) => drivers.run(signal));
+      group.start((signal) => control.run(signal));
       group.start((signal) => uplink.run(signal));
       group.start((signal) =>
-        monitor(
-          {
-            client,
-            address,
-            resume: store.monitor,
-            clock,
-            stretch,
-            onServerTime,
-            receive,
-          },
-          signal,
-        ),
+        monitor({ client, address, resume: store.monitor, clock, stretch, onServerTime, receive }, signal),
       );
       group.start((signal) => reportHealth(health, { clock, log, onDriver: () => uplink.infoChanged() }, signal));
       desk.settleUnfinished();

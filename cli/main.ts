@@ -2,6 +2,7 @@
 import { Command, CommanderError } from "commander";
 import { EdgeError, codeOf } from "../core/errors.js";
 import { register as registerApprove } from "./approve.js";
+import { register as registerAudit } from "./audit.js";
 import { register as registerCall } from "./call.js";
 import { register as registerConfig } from "./config.js";
 import { register as registerDoctor } from "./doctor.js";
@@ -25,6 +26,7 @@ const SUBCOMMANDS = [
   registerRun,
   registerWatch,
   registerCall,
+  registerAudit,
   registerOnboard,
   registerOtp,
   registerEnroll,

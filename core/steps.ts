@@ -38,6 +38,8 @@ export const STEPS = [
   "pin.set",
   "audit.append",
   "audit.rotate",
+  "config.keep",
+  "rule.keep",
 ] as const;
 
 export type Step = (typeof STEPS)[number];

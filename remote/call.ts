@@ -33,6 +33,8 @@ export interface CallOptions {
   readonly target: string;
   readonly command: string;
   readonly args: JsonObject;
+  /** Everything is checked and nothing is done. */
+  readonly dryRun?: boolean;
   /** Names the command for ever: with the same one a repeat is safe, the device acts once. Random unless given. */
   readonly id?: string;
   /** How long the device may take to say that it has the command; 5 s. */
@@ -105,11 +107,11 @@ class Calling {
 
   /** Hands the command to our atServer: the same text and id each time, so that a repeat is no second command. */
   async #ask(signal: AbortSignal): Promise<void> {
-    const { platform, outbound, owner, address, target, command, args, log } = this.#options;
+    const { platform, outbound, owner, address, target, command, args, dryRun = false, log } = this.#options;
     const issuedAt = this.#clock.now();
     const expiresAt = issuedAt + this.#timeoutMs;
     const statement = { from: platform.atSign, to: owner, device: address.device, target, command, args, id: this.#id };
-    const payload = signCommand({ ...statement, issuedAt, expiresAt }, platform.privateKey);
+    const payload = signCommand({ ...statement, issuedAt, expiresAt, dryRun }, platform.privateKey);
     const body = formatRequest({ reqId: this.#reqId, payload: { ...payload } });
     // Its life at atServers is a little longer than the command's: a device whose clock is behind still gets it.
     const ttlnMs = this.#timeoutMs + MAX_CLOCK_SKEW_MS;

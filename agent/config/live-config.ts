@@ -42,6 +42,18 @@ export class LiveConfig {
     return this.#config;
   }
 
+  /** Paths that differ from what the agent was started with and wait for its next start. */
+  get atRestart(): readonly string[] {
+    return this.#atRestart;
+  }
+
+  /** Puts the same configuration into effect once more, when what stands beside it has changed. */
+  applyAgain(): Promise<void> {
+    const done = this.#reloading.then(() => this.#options.apply(this.#config));
+    this.#reloading = done.catch(() => undefined); // whoever asked is told
+    return done;
+  }
+
   health(): PartStatus[] {
     const code = this.#code ?? (this.#atRestart.length > 0 ? "RESTART_NEEDED" : undefined);
     return [{ name: "config", state: code === undefined ? "ok" : "degraded", code }];

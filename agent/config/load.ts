@@ -1,13 +1,19 @@
 import { readFile } from "node:fs/promises";
 import { dirname, resolve } from "node:path";
 import { codeOf } from "../../core/errors.js";
-import { ConfigInvalid, parseConfig, type ParsedConfig } from "./parse.js";
+import { ConfigInvalid, parseConfig, type ParsedConfig, readToml } from "./parse.js";
+import type { Settings } from "./settings.js";
 
 export const DEFAULT_CONFIG_FILE = "/etc/atedge/atedge.toml";
 
 /** Reads and checks a configuration file. @throws {ConfigInvalid} that says what to do next. */
-export async function loadConfig(file: string): Promise<ParsedConfig> {
-  return parseConfig(await readText(file), dirname(resolve(file)));
+export async function loadConfig(file: string, settings?: Settings): Promise<ParsedConfig> {
+  return parseConfig(await readText(file), dirname(resolve(file)), settings);
+}
+
+/** What the file says, unchecked. @throws {ConfigInvalid} */
+export async function loadRaw(file: string): Promise<unknown> {
+  return readToml(await readText(file));
 }
 
 async function readText(file: string): Promise<string> {

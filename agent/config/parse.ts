@@ -4,10 +4,13 @@ import * as v from "valibot";
 import { EdgeError } from "../../core/errors.js";
 import { allDriverSchemas, type AnyDriverConfig } from "../driver-kinds.js";
 import { globOf } from "../control/glob.js";
+import { AGENT_TARGET, Policy, RULES } from "../control/policy.js";
+import { parseRule } from "../rules/grammar.js";
 import { nearest } from "./nearest.js";
 import { namedReadings } from "./reading-names.js";
 import { resolveFiles } from "./resolve-files.js";
 import { agentSchema, type AgentFile, type AllowConfig, type ReaderConfig } from "./schema.js";
+import { type Settings, withSettings } from "./settings.js";
 import { describe, entriesOf, isTable, itemOf, recordValueOf, schemaAt } from "./schema-walk.js";
 
 /** The checked configuration, defaults filled in, file names absolute. */
@@ -47,16 +50,16 @@ export interface ParsedConfig {
 }
 
 /**
- * Parses the text of a configuration file. Relative file names in it count from `folder`.
+ * Parses the text of a configuration file. Relative file names in it count from `folder`. `settings` stand above it.
  *
  * @throws {ConfigInvalid} with every fault of the file.
  */
-export function parseConfig(text: string, folder: string): ParsedConfig {
-  const raw = readToml(text);
+export function parseConfig(text: string, folder: string, settings: Settings = {}): ParsedConfig {
+  const raw = withSettingsOf(readToml(text), settings);
   const faults: Fault[] = [];
   const file = check(agentSchema, raw, [], faults);
   const driver = listOf(raw, "driver").map((table, at) => checkDriver(table, ["driver", at], folder, faults));
-  faults.push(...duplicates(raw), ...(file ? pinConflicts(file) : []));
+  faults.push(...duplicates(raw), ...(file ? [...pinConflicts(file), ...forbiddenRules(file)] : []));
   if (faults.length > 0 || !file) throw new ConfigInvalid(sortByKey(faults));
 
   const stateDir = resolve(folder, file.stateDir);
@@ -71,7 +74,16 @@ export function parseConfig(text: string, folder: string): ParsedConfig {
   return { config, warnings: warningsOf(config) };
 }
 
-function readToml(text: string): unknown {
+function withSettingsOf(raw: unknown, settings: Settings): unknown {
+  try {
+    return withSettings(raw, settings);
+  } catch (cause) {
+    if (!(cause instanceof EdgeError)) throw cause;
+    throw new ConfigInvalid([{ path: "set remotely", text: cause.message }], { cause });
+  }
+}
+
+export function readToml(text: string): unknown {
   try {
     return parseToml(text, { maxDepth: 32, unsafeKeyBehaviour: "throw" });
   } catch (cause) {
@@ -166,6 +178,7 @@ function checkDriver(table: unknown, at: Path, folder: string, faults: Fault[]):
 function duplicates(raw: unknown): Fault[] {
   const once = [
     { list: "driver", key: "id", text: "is the id of another driver too" },
+    { list: "rule", key: "name", text: "is the name of another rule too" },
     { list: "reader", key: "atsign", text: "has a [[reader]] already" },
   ];
   return once.flatMap(({ list, key, text }) => {
@@ -194,6 +207,17 @@ function pinConflicts({ reader, allow }: AgentFile): Fault[] {
   });
 }
 
+/** Deny by default holds for the device's own rules, too. */
+function forbiddenRules({ rule, allow, device }: AgentFile): Fault[] {
+  const caller = new Policy(allow, { device, clock: { monotonicMs: () => 0 } }).callerOf(RULES);
+  return rule.flatMap(({ rule: text }, at) => {
+    const { target, command } = parseRule(text);
+    if (caller?.allows({ target, command, sealed: true })) return [];
+    const missing = `no [[allow]] with atsign = "rules" allows ${target}/${command}`;
+    return [{ path: formatPath(["rule", at, "rule"]), text: missing }];
+  });
+}
+
 function warningsOf(config: AgentConfig): Fault[] {
   const ids = config.driver.map(({ id }) => id);
   const warnings = config.allow.flatMap(({ commands }, at) =>
@@ -214,6 +238,11 @@ function warningsOf(config: AgentConfig): Fault[] {
         text: `whoever gets a name like ${atsign} is let in`,
       });
   warnings.push(...sharedNames(config));
+  for (const [at, { rule }] of config.rule.entries()) {
+    const { target } = parseRule(rule);
+    if (target !== AGENT_TARGET && !ids.includes(target))
+      warnings.push({ path: formatPath(["rule", at, "rule"]), text: `no driver has the id ${show(target)}` });
+  }
   if (config.reader.length === 0)
     warnings.push({ path: "reader", text: "nobody reads: readings are taken and go nowhere" });
   return warnings;

@@ -93,7 +93,7 @@ function markdownTable(rows: readonly Row[]): string {
 
 function exampleSection({ title, description, rows }: Section): string {
   const driver = /^(?<name>\[\[driver\]\]) of type "(?<kind>.+)"$/u.exec(title)?.groups;
-  const nested = /^(?<name>\[+(?:allow|driver)\.[^\]]+\]+)/u.exec(title)?.groups;
+  const nested = /^(?<name>\[+(?:allow|driver|rule)\.[^\]]+\]+)/u.exec(title)?.groups;
   // Drivers and lists are for the reader to fill in, so they stand as comments.
   const off = title.startsWith("[[") || nested !== undefined;
   const name = driver?.name ?? nested?.name ?? title;

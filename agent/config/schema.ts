@@ -8,6 +8,7 @@ import { parseFingerprint } from "../../messages/pins.js";
 import { parseConsumer } from "../../messages/receipt.js";
 import { parseHours, parseTimeZone } from "../control/hours.js";
 import { channel, dataBudgetMB, deflate, durabilities, outbox } from "./data-sections.js";
+import { parseRule } from "../rules/grammar.js";
 import { parseWith } from "./parse-with.js";
 
 const COMMAND_PATTERN = /^[A-Za-z0-9*][A-Za-z0-9._*-]{0,63}\/[A-Za-z0-9*][A-Za-z0-9._*-]{0,63}$/u;
@@ -193,6 +194,49 @@ const driver = v.pipe(
   v.description("An instrument. One table each."),
 );
 
+const rule = v.pipe(
+  v.strictObject({
+    name: v.pipe(
+      v.string(),
+      v.regex(/^[a-z0-9][a-z0-9-]{0,29}$/u, "expected a to z, 0 to 9 and -, at most 30 characters"),
+      v.description("The rule's name, for log and audit."),
+      v.examples(["too-hot"]),
+    ),
+    rule: v.pipe(
+      v.string(),
+      v.maxLength(300),
+      v.description(
+        "`when READING > VALUE [for 60s] [until < VALUE] then TARGET/COMMAND`; also >= < <= == !=. It fires once when the condition has held for so long, and again only after `until`, or without it after the condition has not held.",
+      ),
+      v.examples(["when temperature.north > 30 for 60s until < 28 then vent/open"]),
+      parseWith(checkedRule),
+    ),
+    args: v.optional(
+      v.pipe(
+        v.record(v.string(), v.unknown()),
+        v.description("Arguments of the command."),
+        v.examples([{ percent: 100 }]),
+      ),
+      {},
+    ),
+    staleMs: v.optional(
+      v.pipe(
+        integer(1000, 86_400_000),
+        v.description("A reading this old says nothing any more: then nothing has held, and nothing fires."),
+      ),
+      60_000,
+    ),
+  }),
+  v.description(
+    'What the device does by itself, with or without a network. The command must be allowed by an [[allow]] with atsign = "rules".',
+  ),
+);
+
+function checkedRule(text: string): string {
+  parseRule(text);
+  return text;
+}
+
 const audit = v.strictObject({
   maxBytes: v.optional(
     v.pipe(integer(65_536, 1_073_741_824), v.description("Of its files together; then the oldest goes.")),
@@ -321,10 +365,12 @@ export const agentSchema = v.strictObject({
   reader: v.optional(v.array(reader), []),
   channel: v.optional(v.pipe(v.array(channel), v.maxLength(256)), []),
   allow: v.optional(v.array(allow), []),
+  rule: v.optional(v.pipe(v.array(rule), v.maxLength(64)), []),
   driver: v.optional(v.array(driver), []),
 });
 
 /** The configuration as the file gives it, checked and with defaults. Paths are still as written. */
 export type AgentFile = v.InferOutput<typeof agentSchema>;
 export type ReaderConfig = AgentFile["reader"][number];
+export type RuleConfig = AgentFile["rule"][number];
 export type AllowConfig = AgentFile["allow"][number];

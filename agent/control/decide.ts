@@ -1,7 +1,7 @@
 import { faultOf } from "../../drivers/arguments.js";
 import { CommandRejected } from "../../messages/command.js";
 import { digestOf, type LedgerEntry, type Outcome } from "./ledger.js";
-import type { Caller } from "./policy.js";
+import { type Caller, RULES } from "./policy.js";
 import type { Asked } from "./request-reader.js";
 import type { TargetCommand } from "./targets.js";
 
@@ -58,9 +58,11 @@ export function decide(asked: Asked, about: Circumstances): Decision {
 
 /** Checked once more when the command's turn comes. @returns the time. @throws {CommandRejected} */
 export function checkTime(
-  { issuedAtMs, expiresAtMs }: Asked,
+  { caller, issuedAtMs, expiresAtMs }: Asked,
   { nowMs, ledgerBornAtMs }: Pick<Circumstances, "nowMs" | "ledgerBornAtMs">,
 ): number {
+  // A rule's command does not travel, so it cannot come late or twice, and needs no calendar.
+  if (caller === RULES) return nowMs ?? NaN;
   if (nowMs === undefined) refuse("no-time", "the device does not know the time yet");
   if (expiresAtMs <= nowMs) refuse("expired", `expired ${nowMs - expiresAtMs} ms ago`);
   if (ledgerBornAtMs === undefined || issuedAtMs < ledgerBornAtMs)

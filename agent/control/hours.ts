@@ -25,11 +25,15 @@ export function parseTimeZone(name: string): string {
   return name;
 }
 
-/** Tells whether a moment, milliseconds since 1970, lies within one of the stretches by the clock of a time zone. */
+/**
+ * Tells whether a moment, milliseconds since 1970, lies within one of the stretches by the clock of a time zone. `NaN`,
+ * a time that is not known, lies within none.
+ */
 export function withinHours(texts: readonly string[], timeZone: string): (nowMs: number) => boolean {
   const stretches = texts.map(parseHours);
   const clock = weekClock(timeZone);
   return (nowMs) => {
+    if (Number.isNaN(nowMs)) return false;
     const { day, minute } = clock(nowMs);
     const before = (day + 6) % 7;
     return stretches.some(({ days, from, to }) => {
