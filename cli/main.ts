@@ -5,16 +5,19 @@ import { register as registerApprove } from "./approve.js";
 import { register as registerAudit } from "./audit.js";
 import { register as registerCall } from "./call.js";
 import { register as registerConfig } from "./config.js";
+import { register as registerDiag } from "./diag.js";
 import { register as registerDoctor } from "./doctor.js";
 import { register as registerDriver } from "./driver.js";
 import { register as registerEnroll } from "./enroll.js";
 import { register as registerEnrollments } from "./enrollments.js";
+import { register as registerFleet } from "./fleet.js";
 import { register as registerFirmware } from "./firmware.js";
 import { register as registerKeys } from "./keys.js";
 import { register as registerLink } from "./link.js";
 import { register as registerOnboard } from "./onboard.js";
 import { register as registerOtp } from "./otp.js";
 import { register as registerPlatform } from "./platform.js";
+import { register as registerProvision } from "./provision.js";
 import { register as registerRevoke } from "./revoke.js";
 import { register as registerRun } from "./run.js";
 import { register as registerUpdate } from "./update.js";
@@ -36,10 +39,13 @@ const SUBCOMMANDS = [
   registerPlatform,
   registerConfig,
   registerDoctor,
+  registerDiag,
   registerKeys,
   registerDriver,
   registerLink,
   registerFirmware,
+  registerProvision,
+  registerFleet,
   registerUpdate,
 ];
 

@@ -39,6 +39,11 @@ export interface EnrollOptions extends ReachOptions {
   /** With the device name unique among the atSign's enrolments; letters, digits, `_`, `-`, `.`. Both become public. */
   readonly appName: string;
   readonly deviceName: string;
+  /**
+   * Adds to the application's name, after a dot, what proves to the approver that this very request is meant: it is
+   * given the request's encrypted symmetric key. Letters, digits, `_` and `-`.
+   */
+  readonly proof?: (encryptedSymmetricKey: string) => string;
   /** What the device may reach, e.g. `{ "north.atedge": "rw" }`; lower case. */
   readonly namespaces: Namespaces;
   /** One-time passcode from `otp:get`, or the atSign's semi-permanent one. */
@@ -129,7 +134,7 @@ async function newRequest(dial: Dial, atSign: AtSign, signal: AbortSignal): Prom
 
 /** The request, known to the server. The keys are on disk before, so that a crash loses neither them nor the passcode. */
 async function filed(
-  { atSign, appName, deviceName, namespaces, passcode, passphrase, expiresInMs }: EnrollOptions,
+  { atSign, appName, deviceName, namespaces, passcode, passphrase, expiresInMs, proof }: EnrollOptions,
   request: Request,
   { dial, pendingFile, signal }: { readonly dial: Dial; readonly pendingFile: string; readonly signal: AbortSignal },
 ): Promise<Request & { readonly enrollmentId: string }> {
@@ -139,7 +144,7 @@ async function filed(
     operation: "request",
     force: false,
     params: {
-      appName,
+      appName: proof ? `${appName}.${proof(request.encryptedSymmetricKey)}` : appName,
       deviceName,
       namespaces,
       otp: passcode.reveal(),
