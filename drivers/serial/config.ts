@@ -163,10 +163,21 @@ export const serialSchema = v.pipe(
           v.strictObject({
             line: v.pipe(v.string(), v.nonEmpty(), v.maxLength(4096), doc("What is sent, in the frame of the driver.")),
             intervalMs: v.pipe(integer(10, 86_400_000), doc("Time between two of it, in milliseconds.")),
+            timeoutMs: v.optional(
+              v.pipe(
+                integer(1, 600_000),
+                doc(
+                  "How long the line is the answer's: then the question counts as unanswered, and the next is asked.",
+                ),
+              ),
+              1000,
+            ),
           }),
         ),
         v.maxLength(32),
-        doc("What to ask a device that says nothing by itself; what it answers is read like any other message."),
+        doc(
+          "What to ask a device that says nothing by itself, one question at a time; what it answers is read like any other message.",
+        ),
       ),
       [],
     ),

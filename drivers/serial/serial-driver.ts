@@ -1,13 +1,14 @@
 import { utf8 } from "../../core/bytes.js";
 import { CommandRefused, CommandUncertain } from "../../core/command-errors.js";
 import type { Driver, DriverDeps, OpenDriver, Reading } from "../../core/driver.js";
-import { DeviceGone } from "../../core/errors.js";
+import { DeviceGone, TimedOut } from "../../core/errors.js";
 import type { Port } from "../../core/port.js";
 import { ChildSignal } from "../../core/scope.js";
 import { commandNamed, describe } from "../configured-command.js";
 import { describeField, fieldReadings, namePart, readingValue } from "../field-readings.js";
 import { InOrder } from "../in-order.js";
 import { valueAt } from "../json-pointer.js";
+import { OneAtATime } from "../one-at-a-time.js";
 import { fill, fillText, namesIn } from "../template.js";
 import { within } from "../within.js";
 import type { SerialCommand, SerialConfig } from "./config.js";
@@ -19,6 +20,7 @@ import { findUsbPorts } from "./usb-ports.js";
 
 /** Messages on their way into the outbox at most; then reading stops. */
 const MAX_PENDING = 1024;
+const MAX_COMMANDS = 32;
 
 /** A device that speaks lines, by the keys of {@link SerialConfig}. */
 export const openSerial: OpenDriver<SerialConfig> = async (config, deps, signal) => {
@@ -41,6 +43,8 @@ async function portPath({ path, usb }: SerialConfig): Promise<string> {
   return first.path;
 }
 
+type SerialPoll = SerialConfig["poll"][number];
+
 interface AwaitedAnswer {
   readonly matches: (fields: Fields) => boolean;
   readonly resolve: (fields: Fields) => void;
@@ -59,12 +63,17 @@ class SerialDriver implements Driver {
   readonly #ackNames: readonly string[];
   readonly #answersById: boolean;
   readonly #finish: (line: string) => string;
+  /** Whose turn it is to ask. */
+  readonly #line: OneAtATime;
   #awaited: AwaitedAnswer | undefined;
+  /** Ends the wait of a poll. */
+  #answered: (() => void) | undefined;
   #chunks = 0;
   #lastId = 0;
   #noise = 0;
   #acks = 0;
   #strayAnswers = 0;
+  #unanswered = 0;
 
   constructor(config: SerialConfig, deps: DriverDeps, port: Port) {
     this.id = config.id;
@@ -79,20 +88,23 @@ class SerialDriver implements Driver {
     this.#content = content;
     this.#finish = finish ?? ((line) => line);
     this.#ackNames = config.ack === undefined ? [] : namesIn(config.ack);
+    // The supervisor lets a bounded number of commands through, one at a time; each poll waits for its turn once.
+    this.#line = new OneAtATime(config.poll.length + MAX_COMMANDS);
     this.#answersById = config.command.some(({ answer }) => answer === "id");
   }
 
   /** `noise` are frames that are none of ours, a boot banner among them; `dropped` those too long or malformed. */
   counters(): Readonly<Record<string, number>> {
     const { dropped } = this.#frames;
-    return { noise: this.#noise, dropped, acks: this.#acks, strayAnswers: this.#strayAnswers };
+    const polled = this.#config.poll.length > 0 ? { unanswered: this.#unanswered } : {};
+    return { noise: this.#noise, dropped, acks: this.#acks, strayAnswers: this.#strayAnswers, ...polled };
   }
 
   async run(stop: AbortSignal): Promise<void> {
     await using session = new ChildSignal(stop);
     const fail = (error: unknown): void => session.abort(error);
     const pending = new InOrder(fail);
-    const polls = this.#config.poll.map(({ line, intervalMs }) => this.#poll(line, intervalMs, session.signal));
+    const polls = this.#config.poll.map((poll) => this.#poll(poll, session.signal));
     const tasks = [...polls, this.#listenForSilence(session.signal)].map((task) => task.catch(fail));
     try {
       for await (const chunk of this.#port.read(session.signal)) {
@@ -111,12 +123,29 @@ class SerialDriver implements Driver {
     }
   }
 
-  /** Asks a device that says nothing by itself; not while a command waits for its answer. */
-  async #poll(line: string, intervalMs: number, signal: AbortSignal): Promise<void> {
+  /** Asks a device that says nothing by itself. On a shared line there is one question at a time, commands among them. */
+  async #poll({ line, intervalMs, timeoutMs }: SerialPoll, signal: AbortSignal): Promise<void> {
+    const { clock } = this.#deps;
     const bytes = this.#encode(this.#finish(line));
     for (;;) {
-      if (!this.#awaited) await this.#port.write(bytes, signal);
-      await this.#deps.clock.sleep(intervalMs, signal);
+      const startMs = clock.monotonicMs();
+      await this.#askOnce(bytes, timeoutMs, signal);
+      await clock.sleep(Math.max(0, startMs + intervalMs - clock.monotonicMs()), signal);
+    }
+  }
+
+  async #askOnce(bytes: Uint8Array, timeoutMs: number, signal: AbortSignal): Promise<void> {
+    const turn = await this.#line.take(signal);
+    const answered = new Promise<void>((resolve) => (this.#answered = resolve));
+    try {
+      await this.#port.write(bytes, signal);
+      await within(() => answered, { ms: timeoutMs, clock: this.#deps.clock, what: "an answer" }, signal);
+    } catch (error) {
+      if (!(error instanceof TimedOut)) throw error;
+      this.#unanswered += 1;
+    } finally {
+      this.#answered = undefined;
+      await turn[Symbol.asyncDispose]();
     }
   }
 
@@ -133,13 +162,22 @@ class SerialDriver implements Driver {
 
   async call(name: string, args: Readonly<Record<string, unknown>>, signal: AbortSignal): Promise<unknown> {
     const command = commandNamed(this.#config.command, name);
+    const turn = await this.#line.take(signal);
+    try {
+      return await this.#call(command, args, signal);
+    } finally {
+      await turn[Symbol.asyncDispose]();
+    }
+  }
+
+  async #call(command: SerialCommand, args: Readonly<Record<string, unknown>>, signal: AbortSignal): Promise<unknown> {
     const id = ++this.#lastId;
     const line = this.#format(command, { ...args, id });
     if (command.answer === "none") {
       await this.#send(line, signal);
       return { sent: true };
     }
-    const options = { ms: command.timeoutMs, clock: this.#deps.clock, what: `${this.id}/${name}` };
+    const options = { ms: command.timeoutMs, clock: this.#deps.clock, what: `${this.id}/${command.name}` };
     const answer = await within((inner) => this.#ask(command, id, line, inner), options, signal).catch(uncertain);
     const fault = valueAt(answer, ["error"]);
     if (fault !== undefined && fault !== null && fault !== false) {
@@ -169,6 +207,7 @@ class SerialDriver implements Driver {
       if (ack) acks.push(ack);
     }
     if (messages === 0) return;
+    this.#answered?.();
     const work = readings.length > 0 ? this.#deps.publish(readings) : Promise.resolve();
     pending.add(work, messages, async () => {
       if (acks.length === 0) return;

@@ -334,6 +334,34 @@ void t.test("what a device may speak besides lines", async (t) => {
     t.ok(b.device.received.every((line) => line === "T?"));
   });
 
+  await t.test("answers to questions that share the line: one at a time, and a time for each", async (t) => {
+    let asked = 0;
+    let mostAtOnce = 0;
+    const poll = [
+      { line: "T?", intervalMs: 20, timeoutMs: 400 },
+      { line: "H?", intervalMs: 20, timeoutMs: 400 },
+      { line: "NOBODY?", intervalMs: 60_000, timeoutMs: 30 },
+    ];
+    const command = [{ name: "relay", line: "R!", answer: "field", answerPointer: "/relay" }];
+    await using b = await bench({ frame: "key-value", poll, command }, (line) => {
+      if (line === "NOBODY?") return undefined;
+      asked += 1;
+      mostAtOnce = Math.max(mostAtOnce, asked);
+      setTimeout(() => {
+        asked -= 1;
+        b.device.say(line === "R!" ? "relay=1" : `${line[0]?.toLowerCase() ?? ""}=1`);
+      }, 5);
+      return undefined;
+    });
+    await b.deps.until(6);
+    t.equal(await b.driver.call("relay", {}, never), 1);
+    const told = b.deps.readings.length;
+    await b.deps.until(told + 4);
+    t.equal(mostAtOnce, 1, "no question before the answer to the one before");
+    t.equal(b.driver.counters?.()["unanswered"], 1);
+    t.strictSame([...new Set(b.deps.readings.map(({ name }) => name))].sort(), ["h", "t"]);
+  });
+
   await t.test("nothing any more: it is opened anew", async (t) => {
     await using b = await bench({ silentAfterMs: 100 });
     b.device.say('{"t":1}');
