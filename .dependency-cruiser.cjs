@@ -6,7 +6,7 @@ const rooms = {
   atplatform: ["core"],
   messages: ["core"],
   agent: ["core", "drivers", "firmware-bridge", "atplatform", "messages"],
-  remote: ["core", "atplatform", "messages"],
+  remote: ["core", "firmware-bridge", "atplatform", "messages"],
   deploy: ["core", "atplatform", "messages"],
   cli: ["core", "drivers", "firmware-bridge", "atplatform", "messages", "agent", "remote", "deploy"],
 };
