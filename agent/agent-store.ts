@@ -50,14 +50,18 @@ export async function withAgentStore(
   while (!stop.aborted) {
     await using store = await keeper.open();
     await using round = new ChildSignal(stop);
-    const watching = store.health.inMemory ? keeper.diskIsBack(round.signal).then(() => round.abort()) : undefined;
+    const back = store.health.inMemory ? keeper.diskIsBack(round.signal) : undefined;
+    const watching = back?.then(
+      () => round.abort(),
+      () => undefined, // we did not wait to the end
+    );
     try {
       await work(store, round.signal);
     } catch (error) {
       if (!keeper.takes(error)) throw error;
     } finally {
       round.abort();
-      await watching?.catch(() => undefined); // it was waiting
+      await watching;
     }
   }
 }
