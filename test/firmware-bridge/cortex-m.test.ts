@@ -15,7 +15,7 @@ import { saveLinkRecord } from "../../firmware-bridge/link/link-record.js";
 import { pairBoard } from "../../firmware-bridge/link/pair-board.js";
 import { buildFirmware } from "./board-process.js";
 import { Host, never, until, whileRunning } from "./link-rig.js";
-import { frameFaults, seeded } from "./wire-faults.js";
+import { byteFaults, frameFaults, seeded } from "./wire-faults.js";
 
 const MESSAGES = Number(process.env["ATEDGE_CORTEX_MESSAGES"] ?? 10_000);
 
@@ -122,6 +122,26 @@ t.test("A bare Cortex-M3 board", async (t) => {
     t.ok(
       up.counts.frames > MESSAGES && up.counts.dropped + up.counts.damaged + up.counts.merged > 0,
       "the wire was bad",
+    );
+  });
+
+  await t.test("delivers in order over a wire that changes or loses 0.1 % of bytes", async (t) => {
+    await using board = await startBoard(folder);
+    const random = seeded(4);
+    const wire = { toBoard: byteFaults(0.001, random), toHost: byteFaults(0.001, random) };
+    const before = host.values("number").length;
+    const driver = await openLinkDriver(configOf(board.path), host.deps(wire), never);
+    await whileRunning(driver, async () => {
+      await driver.call("burst", { count: MESSAGES }, never);
+      await until(() => host.values("number").length >= before + MESSAGES, "all messages", 100_000);
+      t.strictSame(await driver.call("double", { value: 4.5 }, never), 9);
+      t.ok((driver.counters?.()["refusedFrames"] ?? 0) > 100, "the wire was bad");
+    });
+    const numbers = host.values("number").slice(before);
+    t.ok(numbers.length >= MESSAGES, `${numbers.length} messages`);
+    t.ok(
+      numbers.every((value, index) => value === index + 1),
+      "each once, in order",
     );
   });
 
