@@ -34,6 +34,8 @@ const FILES = {
   "deploy/systemd/10-backoff.conf": "usr/lib/systemd/system/atedge.service.d/10-backoff.conf",
   "deploy/udev/60-atedge-serial.rules": "usr/lib/udev/rules.d/60-atedge-serial.rules",
   "deploy/atedge.example.toml": "usr/share/doc/atedge/examples/atedge.toml",
+  "deploy/image/first-boot.sh": "usr/lib/atedge/first-boot",
+  "deploy/image/atedge-provision.example.toml": "usr/share/doc/atedge/examples/atedge-provision.toml",
   "deploy/debian/lintian-overrides": "usr/share/lintian/overrides/atedge",
   "deploy/debian/update.toml": "etc/atedge/update.toml",
   "deploy/debian/platform.env": "etc/atedge-platform/platform.env",
@@ -119,7 +121,7 @@ function normalise(tree, epochS) {
   for (const path of ["", ...filesUnder(tree)]) {
     const full = join(tree, path);
     const stat = lstatSync(full);
-    const runs = stat.isDirectory() || /^DEBIAN\/(pre|post)|^usr\/lib\/atedge\/atedge\.js$/u.test(path);
+    const runs = stat.isDirectory() || /^DEBIAN\/(pre|post)|^usr\/lib\/atedge\/(atedge\.js|first-boot)$/u.test(path);
     if (!stat.isSymbolicLink()) chmodSync(full, runs ? 0o755 : 0o644);
     lutimesSync(full, epochS, epochS);
   }
