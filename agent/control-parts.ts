@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import type { Clock } from "../core/clock.js";
+import { withDeadline } from "../core/deadline.js";
 import { EdgeError } from "../core/errors.js";
 import type { TaskGroup } from "../core/scope.js";
 import { UPDATE_FOLDER } from "../core/update-request.js";
@@ -64,6 +65,8 @@ export interface ControlParts {
 
 /** An answer to `restart` gets so long to be on its way; it is sent after the restart otherwise. */
 const RESTART_AFTER_MS = 2000;
+const DIAGNOSE_WITHIN_MS = 60_000;
+const MAX_ASIDE = 50;
 
 /** Joins what decides about commands: the configuration in effect, policy, desk and audit log. */
 export function joinControl(deps: ControlDeps): ControlParts {
@@ -98,7 +101,7 @@ export function joinControl(deps: ControlDeps): ControlParts {
     check: (set) => loadConfig(configFile, set),
     raw: () => loadRaw(configFile),
     clock: () => clockState(time),
-    diagnose: async () => ({ health: deps.health() }),
+    diagnose: (signal) => diagnose(deps, signal),
     cancel: (caller, id) => desk.cancel(caller, id),
   });
   const folder = join(config.stateDir, UPDATE_FOLDER);
@@ -135,6 +138,19 @@ export function joinControl(deps: ControlDeps): ControlParts {
       await Promise.all([settings.run(goneBack, clock, signal), rules.run(signal)]);
     },
   };
+}
+
+/** What `atedge doctor` finds, within a bound. */
+function diagnose({ configFile, store, health, clock }: ControlDeps, signal: AbortSignal): Promise<unknown> {
+  const agent = {
+    health: async () => health(),
+    aside: async () => store.setAside.list({ after: 0, limit: MAX_ASIDE }),
+  };
+  const examined = async (inner: AbortSignal): Promise<unknown> => {
+    const { doctorReport } = await import("./doctor/doctor.js");
+    return doctorReport({ configFile, agent, clock }, inner);
+  };
+  return withDeadline(examined, { clock, timeoutMs: DIAGNOSE_WITHIN_MS, what: "the diagnosis" }, signal);
 }
 
 function clockState(time: AgentTime): JsonObject {

@@ -488,3 +488,69 @@ t.test("a caller with unsigned = true", async (t) => {
     t.equal(device.taken().length, 2);
   });
 });
+
+t.test("a command that its caller gives up", async (t) => {
+  /** A desk whose target `agent` takes `cancel`. */
+  function cancellable(): Device {
+    const cancel = { name: "cancel", idempotent: true };
+    const device: Device = new Device([{ commands: ["lamp/*"] }], undefined, {
+      commands: [cancel],
+      call: async (_, { id }, { caller }) => ({ underWay: device.desk.cancel(caller, String(id)) }),
+    });
+    return device;
+  }
+  const cancelling = (id: string): Partial<Asking> => ({
+    statement: { target: "agent", command: "cancel", args: { id } },
+  });
+
+  t.test("while it waits is not begun", async (t) => {
+    const device = cancellable();
+    let release = (): void => {};
+    device.drivers.behave = async () => new Promise<void>((resolve) => (release = resolve));
+    device.desk.receive(device.request({ statement: { id: "a" } }));
+    device.desk.receive(device.request({ statement: { id: "b" } }));
+    while (device.drivers.calls.length === 0) await new Promise(setImmediate);
+    device.desk.receive(device.request(cancelling("b")));
+    while (!device.store.answers.some(({ payload }) => payload.reason === "cancelled")) await new Promise(setImmediate);
+    release();
+    await device.group.join();
+    t.equal(device.drivers.calls.length, 1);
+    t.equal(device.store.find("@grower", "b"), undefined, "and may be sent again");
+    t.ok(device.audited.some(({ decision, reason }) => decision === "refused" && reason === "cancelled"));
+  });
+
+  t.test("while it runs is told so, and nobody claims to know what became of it", async (t) => {
+    const device = cancellable();
+    device.drivers.behave = async ({ command }, signal) => {
+      if (command === "get") return { on: false };
+      return new Promise((_, reject) => {
+        signal.addEventListener("abort", () => reject(new CommandUncertain("stopped", { cause: signal.reason })));
+      });
+    };
+    device.desk.receive(device.request({ statement: { id: "a" } }));
+    while (device.drivers.calls.length === 0) await new Promise(setImmediate);
+    await device.receive(device.request(cancelling("a")), device.request(cancelling("gone")));
+    const answers = device.taken();
+    t.match(
+      answers.filter(({ payload }) => payload.id === "a"),
+      [{ type: "error", payload: { reason: "cancelled", state: { on: false } } }],
+    );
+    t.same(
+      answers.flatMap(({ payload }) => (payload.result === undefined ? [] : [payload.result])).sort(),
+      [{ underWay: true }, { underWay: false }].sort(),
+    );
+    t.match(device.store.find("@grower", "a"), { outcome: { type: "error", payload: { reason: "cancelled" } } });
+  });
+
+  t.test("is its own: another's is not touched", async (t) => {
+    const device = cancellable();
+    let release = (): void => {};
+    device.drivers.behave = async () => new Promise<void>((resolve) => (release = resolve));
+    device.desk.receive(device.request({ statement: { id: "a" } }));
+    while (device.drivers.calls.length === 0) await new Promise(setImmediate);
+    t.notOk(device.desk.cancel("@stranger", "a"));
+    release();
+    await device.group.join();
+    t.match(device.taken(), [{ type: "success" }]);
+  });
+});
