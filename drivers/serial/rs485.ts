@@ -18,7 +18,7 @@ const PERL = `
 my $rs485 = pack("H*", $ARGV[0]);
 ioctl(STDIN, 0x542f, $rs485) or do { print STDERR $! + 0; exit 1 };
 ioctl(STDIN, 0x542e, $rs485) or do { print STDERR $! + 0; exit 1 };
-print unpack("H*", $rs485);`;
+print unpack("H64", $rs485);`;
 
 /** `struct serial_rs485` of linux/serial.h: flags, two delays in milliseconds, 20 bytes for later. */
 export function rs485Struct({ rtsOnSend, delayBeforeMs, delayAfterMs }: Rs485Options): Buffer {
