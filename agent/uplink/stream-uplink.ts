@@ -69,9 +69,8 @@ export class StreamUplink {
     const count = this.#ripe(nowMs);
     if (count === 0) return undefined;
     const limits = { maxReadings: this.#options.maxBatch, maxBytes: MAX_PACK_BYTES };
-    const formed = await Promise.all(
-      Array.from({ length: count }, () => this.#store.streams.form(this.#info.id, limits)),
-    );
+    const forming = Array.from({ length: count }, () => this.#store.streams.form(this.#info.id, limits));
+    const [formed] = await Promise.all([Promise.all(forming), this.#hurry(count)]);
     if (formed[0] === undefined) this.#waitingSinceMs = undefined; // they wait for their date
     await this.#takeFormed();
     return this.#sender.due(nowMs)[0];
@@ -138,7 +137,8 @@ export class StreamUplink {
       this.#begin(await this.#store.beginLife(this.#info.id));
       return "new-life";
     }
-    if (outcome.done.length > 0) await this.#store.streams.taken(this.#info.id, outcome.done);
+    if (outcome.done.length > 0)
+      await Promise.all([this.#store.streams.taken(this.#info.id, outcome.done), this.#hurry(outcome.done.length)]);
     return outcome.done.length;
   }
 
@@ -151,6 +151,11 @@ export class StreamUplink {
   /** Whether a message still waits for its confirmation. */
   has(seq: number): boolean {
     return this.#sender.has(seq);
+  }
+
+  /** Several messages at once are a backlog, and what follows waits for them: they do not wait for company on the disk. */
+  async #hurry(messages: number): Promise<void> {
+    if (messages > 1) await this.#store.flush();
   }
 
   #begin(info: StreamInfo): void {
