@@ -30,6 +30,8 @@ export type StoreConfig = Pick<AgentConfig, "stateDir" | "outbox" | "durability"
 
 const OUTBOX_CLASSES: readonly OutboxClass[] = ["alarm", "answer", "event", "measurement"];
 const PROBE_EVERY_MS = 30_000;
+/** A store that breaks twice within this time is not worth opening at once. */
+const SOON_MS = 60_000;
 /** By these the system says that the disk is at fault, not the way that it was named or who may use it. */
 const DISK_FAULTS = new Set(["EIO", "EROFS", "ENOSPC", "EDQUOT", "ENXIO", "ENODEV", "SQLITE_FULL", "OUTBOX_FULL"]);
 
@@ -58,7 +60,7 @@ export async function withAgentStore(
     try {
       await work(store, round.signal);
     } catch (error) {
-      if (!keeper.takes(error)) throw error;
+      if (!keeper.takes(error, store)) throw error;
     } finally {
       round.abort();
       await watching;
@@ -70,6 +72,8 @@ class StoreKeeper {
   readonly #config: StoreConfig;
   readonly #deps: AgentStoreDeps;
   #damaged = false;
+  #brokeMs = -Infinity;
+  #brokeAgain: unknown;
   #pins: readonly Pin[] | undefined;
 
   constructor(config: StoreConfig, deps: AgentStoreDeps) {
@@ -79,6 +83,7 @@ class StoreKeeper {
 
   async open(): Promise<Store> {
     try {
+      if (this.#brokeAgain !== undefined) throw this.#brokeAgain;
       const store = await openStore(this.#options(this.#config.stateDir));
       this.#damaged = false;
       await this.#fetchFromMemory(store);
@@ -89,11 +94,15 @@ class StoreKeeper {
     }
   }
 
-  /** Whether `work` ended because the store broke: then it is opened anew. */
-  takes(error: unknown): boolean {
-    if (!(error instanceof StoreBroken)) return false;
-    this.#damaged = isCorrupt(error.cause);
-    this.#deps.log.error({ err: error }, "the outbox is opened anew");
+  /** Whether `work` ended because the store broke: then it is opened anew, or soon after another time, in memory. */
+  takes(error: unknown, store: Store): boolean {
+    if (!store.isBrokenBy(error)) return false;
+    const { clock, log } = this.#deps;
+    const nowMs = clock.monotonicMs();
+    this.#damaged = isCorrupt(error instanceof StoreBroken ? error.cause : error);
+    this.#brokeAgain = nowMs - this.#brokeMs < SOON_MS ? error : undefined;
+    this.#brokeMs = nowMs;
+    log.error({ err: error }, "the outbox is opened anew");
     return true;
   }
 
@@ -105,6 +114,7 @@ class StoreKeeper {
   }
 
   async #openInMemory(cause: unknown): Promise<Store> {
+    this.#brokeAgain = undefined;
     const { stateDir, outbox } = this.#config;
     const code = codeOf(cause);
     const isDisk = code !== undefined && (DISK_FAULTS.has(code) || isBroken(cause) || cause instanceof StoreBroken);

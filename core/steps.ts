@@ -5,8 +5,7 @@ import { appendFileSync } from "node:fs";
  * atServer or a device has a name, and stands at `before` and `after` it; a write also at `applied`, which is when it
  * is made and not yet durable. The fault lab (`test/faults/`) kills it at each of them.
  */
-export const STEPS = [
-  // The reading path.
+export const READING_STEPS = [
   "reading.insert",
   "reading.date",
   "reading.expire",
@@ -23,7 +22,9 @@ export const STEPS = [
   "monitor.save",
   "store.upkeep",
   "store.room",
-  // The command path.
+] as const;
+
+export const COMMAND_STEPS = [
   "command.accept",
   "command.call",
   "command.finish",
@@ -41,6 +42,8 @@ export const STEPS = [
   "config.keep",
   "rule.keep",
 ] as const;
+
+export const STEPS = [...READING_STEPS, ...COMMAND_STEPS] as const;
 
 export type Step = (typeof STEPS)[number];
 export type StepMoment = "before" | "applied" | "after";
