@@ -43,8 +43,7 @@ export function register(program: Command): void {
 
   withConfig(doctor.command("aside"))
     .description("list messages that were set aside, as they can never be sent")
-    .action(async (_: unknown, command: Command) => {
-      const { config, json = false } = command.optsWithGlobals<DoctorOptions>();
+    .action(async ({ config, json = false }: DoctorOptions) => {
       const { agentAt } = await import("../agent/doctor/running-agent.js");
       for (const entry of await agentAt(await stateDirOf(config)).aside()) {
         const { id, atMs, reader, class: name, bytes, why } = entry;
@@ -58,8 +57,7 @@ export function register(program: Command): void {
   ] as const)
     withConfig(doctor.command(`${name} <id>`))
       .description(description)
-      .action(async (id: string, _: unknown, command: Command) => {
-        const { config, json = false } = command.optsWithGlobals<DoctorOptions>();
+      .action(async (id: string, { config, json = false }: DoctorOptions) => {
         const { askAgent } = await import("../agent/local-client.js");
         const { ArgumentInvalid } = await import("./next-step.js");
         if (!/^\d{1,15}$/u.test(id)) throw new ArgumentInvalid("expected a number as `atedge doctor aside` lists it");
