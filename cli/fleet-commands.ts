@@ -7,8 +7,9 @@ import { atKeysPath } from "../atplatform/crypto/at-keys-file.js";
 import { type AtSign, parseAtSign } from "../atplatform/protocol/at-sign.js";
 import { parseDirectoryAddress } from "../atplatform/transport/directory.js";
 import { codeOf } from "../core/errors.js";
+import { TaskGroup } from "../core/scope.js";
 import { type Applied, applyPlan } from "../deploy/fleet/apply.js";
-import { type ApproveOptions, type Decided, reconcile, settle } from "../deploy/fleet/approve.js";
+import { approveRequests, type Decided } from "../deploy/fleet/approve.js";
 import { type DeviceRow, firstBroken, FleetStore } from "../deploy/fleet/fleet-store.js";
 import { type Manifest, parseManifest } from "../deploy/fleet/manifest.js";
 import { type Plan, planFleet } from "../deploy/fleet/plan.js";
@@ -100,20 +101,16 @@ export async function approve(file: string, options: ApproveArguments): Promise<
     const text = `${atSign}: ${device} ${outcome === "approved" ? "is in" : outcome.toUpperCase()}: ${why} (${enrollment})`;
     (outcome === "approved" ? process.stdout : process.stderr).write(`${text}\n`);
   };
-  const settleAll = async (atSign: AtSign): Promise<void> => {
-    const client = await owners.of(atSign, signal);
-    const how: ApproveOptions = { atSign, namespace: manifest.namespace, store: fleet.store, nowMs: now, onDecision };
-    await reconcile(client, how, signal);
-    if (options.watch)
-      for await (const request of client.enrollments.requests(signal)) await settle(request, client, how, signal);
-    else
-      for (const request of await client.enrollments.list({ states: ["pending"] }, signal))
-        await settle(request, client, how, signal);
-  };
+  const onWait = ({ message }: Error): void => void process.stderr.write(`${message}; trying again\n`);
+  await using watchers = new TaskGroup(signal);
   if (options.watch && !options.json) out(`watching ${atSigns.size} atSigns for boards, until Ctrl-C`);
-  await Promise.all([...atSigns].map(settleAll)).catch((error: unknown) => {
-    if (!signal.aborted) throw error;
-  });
+  for (const atSign of atSigns) {
+    const how = { atSign, namespace: manifest.namespace, store: fleet.store, nowMs: now, onDecision, onWait };
+    watchers.start((stop) =>
+      approveRequests((cut) => owners.of(atSign, cut), { ...how, watch: options.watch === true }, stop),
+    );
+  }
+  await watchers.join();
   const approved = decisions.filter(({ outcome }) => outcome === "approved").length;
   const summary = { approved, others: decisions.length - approved };
   if (options.report !== undefined) await writeReport(options.report, { summary, decisions });

@@ -38,6 +38,8 @@ const schema = v.strictObject({
       authenticatedIdleMs: v.optional(count),
       notificationExpiryMs: v.optional(count),
       enrollRequestsMax: v.optional(count),
+      enrollRequestsPerAddressMax: v.optional(count),
+      enrollTimeFrameMs: v.optional(count),
     }),
   ),
   autoNotify: v.optional(v.boolean()),

@@ -2,7 +2,6 @@ import { randomBytes } from "node:crypto";
 import { chown, open, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { dirname } from "node:path";
 import { text } from "node:stream/consumers";
-import { setTimeout as sleep } from "node:timers/promises";
 import { readAtKeysFile } from "../atplatform/crypto/at-keys-file.js";
 import { codeOf } from "../core/errors.js";
 import { makeFolder } from "../core/make-folder.js";
@@ -14,15 +13,6 @@ import { CommandFailed, nextStepToReach, withNextStep } from "./next-step.js";
 import { Progress } from "./progress.js";
 import type { ProvisionArguments } from "./provision.js";
 import { interruption } from "./remote-options.js";
-
-/** A board that has just booted has no network yet, or a clock that is behind; it may come. */
-const MAY_PASS: ReadonlySet<string> = new Set([
-  "CONNECT_FAILED",
-  "CONNECTION_LOST",
-  "CLOCK_FAULT",
-  "TIMED_OUT",
-  "NOT_SENT",
-]);
 
 /** Repeating it is harmless: what was done already is left as it is. */
 export async function provision(file: string, options: ProvisionArguments): Promise<void> {
@@ -59,18 +49,10 @@ async function askUntilIn(wanted: Provision, keyFile: string, { wait, poll, json
     if (json) process.stdout.write(`${JSON.stringify({ type: "pending", atsign: atSign, device, enrollmentId })}\n`);
     progress.start(`${atSign}: waiting for the owner's approval, ${formatDuration(wait)} at most`);
   };
+  const onWait = ({ message }: Error, waitMs: number): void =>
+    progress.start(`${atSign}: ${message}; trying again within ${formatDuration(Math.max(1000, waitMs))}`);
   try {
-    for (;;) {
-      try {
-        await provisionBoard(wanted, { keyFile, pollMs: poll, onPending }, deadline.signal);
-        return;
-      } catch (error) {
-        deadline.signal.throwIfAborted();
-        if (!MAY_PASS.has(codeOf(error) ?? "") || !(error instanceof Error)) throw error;
-        progress.start(`${atSign}: ${error.message}; trying again`);
-      }
-      await sleep(poll, undefined, { signal: deadline.signal }).catch(() => deadline.signal.throwIfAborted());
-    }
+    await provisionBoard(wanted, { keyFile, pollMs: poll, onPending, onWait }, deadline.signal);
   } catch (error) {
     if (deadline.signal.aborted)
       throw new CommandFailed(

@@ -70,6 +70,8 @@ interface Request {
 }
 
 const POLL_MS = 10_000;
+/** An atServer answers a wrong passcode after up to 55 s (atserver.md, 3.28.3), and it must be told from a lost answer. */
+const REQUEST_TIMEOUT_MS = 90_000;
 const NAME = /^[\w.-]+$/u;
 /** Wait for these: not decided yet, or the server does not know it yet. */
 const UNDECIDED: ReadonlySet<string> = new Set(["AT0026", "AT0401"]);
@@ -154,7 +156,7 @@ async function filed(
     },
   });
   await using connection = await dial(signal);
-  const { enrollmentId } = jsonObject(await connection.send(line, {}, signal));
+  const { enrollmentId } = jsonObject(await connection.send(line, { timeoutMs: REQUEST_TIMEOUT_MS }, signal));
   if (typeof enrollmentId !== "string" || !/^[\w-]+$/u.test(enrollmentId)) {
     throw new AnswerInvalid(`${atSign} answered the request with no enrolment id`);
   }

@@ -4,12 +4,16 @@ import { join } from "node:path";
 import type { AtClient } from "../../atplatform/client/at-client.js";
 import { replaceSecretFile } from "../../atplatform/crypto/at-keys-file.js";
 import type { AtSign } from "../../atplatform/protocol/at-sign.js";
+import { backoff } from "../../core/backoff.js";
+import { systemClock } from "../../core/clock.js";
 import { EdgeError } from "../../core/errors.js";
 import { makeFolder } from "../../core/make-folder.js";
+import { TaskGroup } from "../../core/scope.js";
 import { Secret } from "../../core/secret.js";
 import { fingerprintOf } from "../../messages/pins.js";
 import type { FleetStore } from "./fleet-store.js";
 import type { Manifest } from "./manifest.js";
+import { mayPass } from "./may-pass.js";
 import type { Plan, PlannedDevice } from "./plan.js";
 import { formatProvision } from "./provision-file.js";
 import { fillTemplate } from "./template.js";
@@ -49,28 +53,80 @@ export class KeysCompromised extends EdgeError {
   override readonly code: string = "KEYS_COMPROMISED";
 }
 
+type Owner = Awaited<ReturnType<OwnerOf>>;
+
+/** Passcodes are asked of so many atServers at a time: what takes long is the way to them. */
+const AT_SIGNS_AT_ONCE = 8;
+const ATTEMPTS = 6;
+const PAUSE = { firstMs: 1_000, maxMs: 8_000 } as const;
+
 /**
  * Makes the fleet as planned: passcodes and a bundle for each device that has none. One that fails does not hold up the
  * others. Killed at any point, the next run goes on: a bundle that is not whole is made anew.
+ *
+ * @returns one result a device, in the order of the plan.
  */
 export async function applyPlan(options: ApplyOptions, signal: AbortSignal): Promise<readonly Applied[]> {
   const { plan, outDir, onDevice } = options;
   await makeFolder(outDir);
-  const owners = new Map<AtSign, Awaited<ReturnType<OwnerOf>>>();
-  const results: Applied[] = [];
-  for (const planned of plan.devices) {
-    signal.throwIfAborted();
-    const result = await applyOne(planned, options, owners, signal);
-    results.push(result);
-    onDevice?.(result);
+  const results = new Map<PlannedDevice, Applied>();
+  const groups = new Map<AtSign, PlannedDevice[]>(plan.devices.map(({ atSign }) => [atSign, []]));
+  for (const planned of plan.devices) groups.get(planned.atSign)?.push(planned);
+  const queue = groups.values();
+  const open = oneAtATime((atSign: AtSign, stop) => openOwner(atSign, options, stop));
+  await using workers = new TaskGroup(signal);
+  for (let worker = 0; worker < AT_SIGNS_AT_ONCE; worker += 1) {
+    workers.start(async (stop) => {
+      for (const devices of queue) {
+        let owner: Promise<Owner> | undefined;
+        for (const planned of devices) {
+          stop.throwIfAborted();
+          const result = await applyOne(planned, options, () => (owner ??= open(planned.atSign, stop)), stop);
+          results.set(planned, result);
+          onDevice?.(result);
+        }
+      }
+    });
   }
-  return results;
+  await workers.join();
+  signal.throwIfAborted();
+  return plan.devices.flatMap((planned) => results.get(planned) ?? []);
+}
+
+/** Keys may be sealed, and a passphrase is asked for: one question after the other. */
+function oneAtATime(open: OwnerOf): OwnerOf {
+  let last: Promise<unknown> = Promise.resolve();
+  return (atSign, signal) => {
+    const next = last.then(() => open(atSign, signal));
+    last = next.catch(() => undefined);
+    return next;
+  };
+}
+
+async function openOwner(atSign: AtSign, { ownerOf, store }: ApplyOptions, signal: AbortSignal): Promise<Owner> {
+  const owner = await ownerOf(atSign, signal);
+  await patiently(() => checkKeys(atSign, owner, store, signal), signal);
+  return owner;
+}
+
+/** An atServer that restarts meanwhile holds things up; one that stays away fails its devices, and the next run goes on. */
+async function patiently<T>(ask: () => Promise<T>, signal: AbortSignal): Promise<T> {
+  const waits = backoff(PAUSE);
+  for (let left = ATTEMPTS - 1; ; left -= 1) {
+    try {
+      return await ask();
+    } catch (error) {
+      signal.throwIfAborted();
+      if (left === 0 || !mayPass(error)) throw error;
+      await systemClock.sleep(waits.next().value, signal);
+    }
+  }
 }
 
 async function applyOne(
   planned: PlannedDevice,
   options: ApplyOptions,
-  owners: Map<AtSign, Awaited<ReturnType<OwnerOf>>>,
+  ownerOf: () => Promise<Owner>,
   signal: AbortSignal,
 ): Promise<Applied> {
   const { device, atSign, step } = planned;
@@ -80,13 +136,7 @@ async function applyOne(
   // The file is the operator's; when he has moved it to its board it need not be here.
   if (step.type === "keep") return { ...about, outcome: "kept", why: step.why, ...((await isThere(file)) && { file }) };
   try {
-    let owner = owners.get(atSign);
-    if (!owner) {
-      owner = await options.ownerOf(atSign, signal);
-      await checkKeys(atSign, owner, options.store, signal);
-      owners.set(atSign, owner);
-    }
-    const provision = await makeBundle(planned, owner, file, options, signal);
+    const provision = await makeBundle(planned, await ownerOf(), file, options, signal);
     await options.deliver?.(planned, provision, signal);
     return { ...about, outcome: "bundled", why: step.why, file };
   } catch (error) {
@@ -99,7 +149,7 @@ async function applyOne(
 
 async function makeBundle(
   { device, atSign, step }: PlannedDevice,
-  owner: Awaited<ReturnType<OwnerOf>>,
+  owner: Owner,
   file: string,
   options: ApplyOptions,
   signal: AbortSignal,
@@ -129,7 +179,7 @@ async function makeBundle(
   });
   const passcodes: Secret[] = [];
   while (passcodes.length < options.passcodes) {
-    passcodes.push(await owner.enrollments.newPasscode({ ttlMs: lifeMs }, signal));
+    passcodes.push(await patiently(() => owner.enrollments.newPasscode({ ttlMs: lifeMs }, signal), signal));
   }
   const text = formatProvision({
     ...{ atSign, device: name, ns: manifest.namespace, directory: manifest.directory, passcodes, proof },

@@ -1,8 +1,11 @@
 import type { AtClient } from "../../atplatform/client/at-client.js";
 import type { Enrollment } from "../../atplatform/client/enrollments.js";
 import type { AtSign } from "../../atplatform/protocol/at-sign.js";
+import { backoff } from "../../core/backoff.js";
+import { systemClock } from "../../core/clock.js";
 import { EdgeError } from "../../core/errors.js";
 import type { BundleRow, FleetStore } from "./fleet-store.js";
+import { mayPass } from "./may-pass.js";
 import { bundleOf, isProved } from "./provision-file.js";
 
 export type Decision =
@@ -22,6 +25,41 @@ export interface Decided {
   readonly enrollment: string;
   readonly outcome: "approved" | "denied" | "failed";
   readonly why: string;
+}
+
+export interface WatchOptions extends ApproveOptions {
+  /** Goes on until aborted, as requests come, and outlives losses of the atServer. */
+  readonly watch: boolean;
+  /** Called when the atServer cannot be reached now. */
+  readonly onWait?: (why: Error) => void;
+}
+
+const PAUSE = { firstMs: 1_000, maxMs: 15_000 } as const;
+
+/** Settles every request of an atSign, also what a run before has left half done. */
+export async function approveRequests(
+  clientOf: (signal: AbortSignal) => Promise<Pick<AtClient, "enrollments">>,
+  options: WatchOptions,
+  signal: AbortSignal,
+): Promise<void> {
+  for (const waitMs of backoff(PAUSE)) {
+    try {
+      const client = await clientOf(signal);
+      const { enrollments } = client;
+      await reconcile(client, options, signal);
+      if (options.watch)
+        for await (const request of enrollments.requests(signal)) await settle(request, client, options, signal);
+      else
+        for (const request of await enrollments.list({ states: ["pending"] }, signal))
+          await settle(request, client, options, signal);
+      return;
+    } catch (error) {
+      signal.throwIfAborted();
+      if (!options.watch || !(error instanceof Error) || !mayPass(error)) throw error;
+      options.onWait?.(error);
+    }
+    await systemClock.sleep(waitMs, signal);
+  }
 }
 
 /** Whether a request proves a bundle of this fleet. Changes nothing. */
@@ -50,7 +88,10 @@ export function decide(request: Enrollment, { atSign, namespace, store, nowMs }:
   return { type: "approve", bundle };
 }
 
-/** Approves a request that proves its bundle and denies any other. A failure of the atServer leaves it as it is. */
+/**
+ * Approves a request that proves its bundle and denies any other. When the atServer refuses that, the request stays as
+ * it is. Throws when the way to it was lost: the decision may have arrived or not, and can be sent again.
+ */
 export async function settle(
   request: Enrollment,
   client: Pick<AtClient, "enrollments">,
@@ -79,16 +120,16 @@ export async function settle(
     return end("approved", `it proved the bundle ${id}`);
   } catch (error) {
     signal.throwIfAborted();
-    if (!(error instanceof EdgeError)) throw error;
+    if (!(error instanceof EdgeError) || mayPass(error)) throw error;
     store.note("decision failed", about.device, `${request.id}: ${error.message}`);
     return end("failed", error.message);
   }
 }
 
-/** What a run that was killed between the approval and its own note of it has left. */
+/** What a run that was killed, or lost its atServer, between the approval and its own note of it has left. */
 export async function reconcile(
   client: Pick<AtClient, "enrollments">,
-  { atSign, store }: ApproveOptions,
+  { atSign, store, onDecision }: ApproveOptions,
   signal: AbortSignal,
 ): Promise<void> {
   const rows = new Map(store.devices().map((row) => [row.name, row]));
@@ -97,5 +138,7 @@ export async function reconcile(
     const isNoted = rows.get(deviceName)?.state === "enrolled";
     if (status !== "approved" || isNoted || bundle?.atSign !== atSign || bundle.enrollmentId !== id) continue;
     store.deviceEnrolled(bundle.device, id);
+    const why = `it proved the bundle ${bundle.id}, and was let in before`;
+    onDecision?.({ atSign, device: bundle.device, enrollment: id, outcome: "approved", why });
   }
 }
