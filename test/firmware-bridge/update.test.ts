@@ -171,8 +171,14 @@ t.test("An update", async (t) => {
       await call("firmware-data", { offset: 0, data: Buffer.from(image.subarray(0, 4096)).toString("base64") });
       t.strictSame(await call("firmware-begin", { ...signed }), { offset: 4096 });
       await t.rejects(call("firmware-seal"), { code: "COMMAND_REFUSED" });
+      const meanwhile = until(() => rig.host.logged.some((line) => line["step"] === "leased"), "leased").then(() =>
+        call("relay", { on: true }),
+      );
+      meanwhile.catch(() => undefined); // looked at below
       await push(call, image, signed);
+      await t.rejects(meanwhile, { code: "COMMAND_REFUSED", message: /a firmware update is under way/u });
       t.match(await endOf(call), { step: "confirmed", version: "2.0.0", previousVersion: "1.0.0" });
+      t.strictSame(await call("relay", { on: true }), { on: true });
       t.equal(running(rig.board), "2.0.0");
       await call("firmware-rollback");
       t.match(await endOf(call), { step: "confirmed", version: "1.0.0" });
