@@ -139,7 +139,7 @@ async function runWith(store: Store, run: Run, stop: AbortSignal): Promise<void>
   await using metrics = metricsPort === undefined ? undefined : await openMetrics(health, metricsPort, log);
   if (metrics) log.info({ port: metrics.port }, "metrics are served on 127.0.0.1");
   await using local = await openLocalControl(stateDir, log);
-  if (local) addLocalOps(local, { ...parts, store, clock });
+  if (local) addLocalOps(local, { ...parts, store, clock, logs: run.logs });
   if (local) addUseKeys(local, { ...check, config, log: log.child({ part: "keys" }) });
   if (manager) {
     const flush = (): Promise<void> => store.flush();
@@ -164,8 +164,11 @@ interface Joint extends Pick<ControlDeps, "configFile" | "load" | "settings" | "
   readonly version: string;
 }
 
-function addLocalOps(local: LocalControl, parts: Parts & Pick<Joint, "store" | "clock">): void {
+const MAX_LOG_CHARS = 1 << 20;
+
+function addLocalOps(local: LocalControl, parts: Parts & Pick<Joint, "store" | "clock" | "logs">): void {
   local.add("health", () => parts.health.snapshot());
+  local.add("logs", (args) => parts.logs.last(args.at("lines").integer(1, 1000), 0, MAX_LOG_CHARS));
   addDataOps(local, parts);
 }
 
