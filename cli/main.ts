@@ -4,6 +4,7 @@ import { EdgeError, codeOf } from "../core/errors.js";
 import { register as registerApprove } from "./approve.js";
 import { register as registerAudit } from "./audit.js";
 import { register as registerCall } from "./call.js";
+import { register as registerCollect } from "./collect.js";
 import { register as registerConfig } from "./config.js";
 import { register as registerDiag } from "./diag.js";
 import { register as registerDoctor } from "./doctor.js";
@@ -28,6 +29,7 @@ import { VERSION } from "./version.js";
 const SUBCOMMANDS = [
   registerRun,
   registerWatch,
+  registerCollect,
   registerCall,
   registerAudit,
   registerOnboard,

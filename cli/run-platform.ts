@@ -4,6 +4,7 @@ import { Scope } from "../core/scope.js";
 import { serveMetrics } from "../atplatform/server/metrics.js";
 import { loadPlatformConfig } from "./platform-config.js";
 import { interruption } from "./remote-options.js";
+import { giveServiceSigns } from "./service-signs.js";
 
 interface RunOptions {
   readonly state?: string;
@@ -26,11 +27,12 @@ export async function runPlatform(options: RunOptions, defaultState: string): Pr
   const { json, host, directoryPort, portRange, verbose, config } = options;
   const fromFile = config === undefined ? {} : await loadPlatformConfig(config);
   const { metricsPort, ...file } = fromFile;
+  const log = openLog({ level: verbose ? "debug" : "info" });
   const settings: PlatformOptions = {
     directoryPort: DEFAULT_DIRECTORY_PORT,
     ...file,
     stateDir: options.state ?? file.stateDir ?? defaultState,
-    log: openLog({ level: verbose ? "debug" : "info" }),
+    log,
     ...(directoryPort !== undefined && { directoryPort }),
     ...(host !== undefined && { host }),
     ...(portRange && { portRange }),
@@ -40,6 +42,7 @@ export async function runPlatform(options: RunOptions, defaultState: string): Pr
   await using metrics = new Scope();
   if (metricsPort !== undefined) metrics.use(await serveMetrics(platform, metricsPort));
   announce(platform, json === true);
+  giveServiceSigns(log, stop);
   const status = process.stdout.isTTY && !json ? setInterval(() => showStatus(platform), STATUS_MS) : undefined;
   await new Promise<void>((resolve) => {
     if (stop.aborted) resolve();

@@ -1,12 +1,12 @@
 import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
-import { openAtClient } from "../atplatform/client/at-client.js";
+import { type AtClient, openAtClient } from "../atplatform/client/at-client.js";
 import { atKeysPath, type PassphraseSource, readAtKeysFile } from "../atplatform/crypto/at-keys-file.js";
 import { parseAtSign } from "../atplatform/protocol/at-sign.js";
 import { parseDirectoryAddress } from "../atplatform/transport/directory.js";
 import { codeOf, EdgeError } from "../core/errors.js";
 import type { Log } from "../core/log.js";
-import { Scope, type Disposable } from "../core/scope.js";
+import type { Disposable } from "../core/scope.js";
 import { parseAddress, type DeviceAddress } from "../messages/names.js";
 import { OwnKeyGuard } from "../messages/own-key.js";
 import { PeerTrust } from "../messages/peer-trust.js";
@@ -54,34 +54,53 @@ export interface Session extends Disposable {
 /** @throws {SessionRefused} @throws {EdgeError} of the part that is at fault. */
 export async function openSession(options: SessionOptions, signal: AbortSignal): Promise<Session> {
   const { owner, address } = parseSubject(options.subject, options.ns);
+  const login = await openLogin(options, signal);
+  const configured = new Map(options.key === undefined ? [] : [[owner, parseFingerprint(options.key)]]);
+  return { ...login.withDevice(owner, address, configured), [Symbol.asyncDispose]: () => login[Symbol.asyncDispose]() };
+}
+
+/** One atSign that we are, for any number of devices. */
+export interface Login extends Disposable {
+  readonly client: AtClient;
+  /** @param configured fingerprints that a human gave, by atSign. */
+  withDevice(
+    owner: string,
+    address: DeviceAddress,
+    configured?: ReadonlyMap<string, string>,
+  ): Omit<Session, keyof Disposable>;
+}
+
+/** @throws {SessionRefused} @throws {EdgeError} of the part that is at fault. */
+export async function openLogin(options: Omit<SessionOptions, "subject">, signal: AbortSignal): Promise<Login> {
   const atSign = parseAtSign(options.as);
   const keys = await readKeys(options.keys ?? atKeysPath(atSign), atSign, options.passphrase);
   const ca = options.ca === undefined ? undefined : await readText(options.ca);
-  const stateDir = options.state ?? defaultStateDir();
-  const pinFile = join(stateDir, "pins.json");
+  const pinFile = join(options.state ?? defaultStateDir(), "pins.json");
   const remembered = await openPinFile(pinFile);
-  const scope = new Scope();
-  const client = scope.use(
-    await openAtClient(
-      {
-        atSign,
-        keys,
-        directory: parseDirectoryAddress(options.directory),
-        ...(ca !== undefined && { ca }),
-        log: options.log,
-      },
-      signal,
-    ),
+  const client = await openAtClient(
+    {
+      atSign,
+      keys,
+      directory: parseDirectoryAddress(options.directory),
+      ...(ca !== undefined && { ca }),
+      log: options.log,
+    },
+    signal,
   );
-  const platform = platformOf(client, keys, address);
-  const configured = new Map(options.key === undefined ? [] : [[owner, parseFingerprint(options.key)]]);
-  const trust = new PeerTrust({ us: atSign, address, records: platform, configured, remembered, log: options.log });
   const howToAccept = (_: string, name: string): string => `take ${JSON.stringify(name)} out of ${pinFile}`;
   const ownKeys = new OwnKeyGuard({ remembered, howToAccept });
-  const outbound = new Outbound(platform, owner, address, async (aesKey, signal) =>
-    ownKeys.check(owner, await trust.keyOf(owner, signal), aesKey),
-  );
-  return { owner, address, platform, trust, outbound, [Symbol.asyncDispose]: () => scope[Symbol.asyncDispose]() };
+  return {
+    client,
+    withDevice(owner, address, configured = new Map()) {
+      const platform = platformOf(client, keys, address);
+      const trust = new PeerTrust({ us: atSign, address, records: platform, configured, remembered, log: options.log });
+      const outbound = new Outbound(platform, owner, address, async (aesKey, signal) =>
+        ownKeys.check(owner, await trust.keyOf(owner, signal), aesKey),
+      );
+      return { owner, address, platform, trust, outbound };
+    },
+    [Symbol.asyncDispose]: () => client[Symbol.asyncDispose](),
+  };
 }
 
 function parseSubject(text: string, ns: string): { readonly owner: string; readonly address: DeviceAddress } {

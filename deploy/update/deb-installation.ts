@@ -1,13 +1,16 @@
 import { cp, mkdir, readFile, readdir, rename, rm, writeFile, copyFile, lstat } from "node:fs/promises";
 import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
-import type { RunCommand } from "./commands.js";
+import { setTimeout as sleep } from "node:timers/promises";
+import { CommandFailed, type RunCommand } from "./commands.js";
 import { type Release, ReleaseRefused } from "./release.js";
 import type { Installation } from "./updater.js";
 
 const PACKAGE = "atedge";
 const DPKG_INFO = "/var/lib/dpkg/info";
 const CONTROL_FILES = ["preinst", "postinst", "prerm", "postrm", "conffiles", "md5sums"];
+const LOCKED_FOR_MS = 8 * 60_000;
+const LOCK_LOOK_MS = 3000;
 /** A file that the owner has changed stays as it is, without a question. */
 const QUIETLY = ["--force-confdef", "--force-confold"];
 
@@ -54,12 +57,12 @@ export class DebInstallation implements Installation {
   }
 
   async install({ version }: Release): Promise<void> {
-    await this.#run("dpkg", ...QUIETLY, "-i", this.#staged);
+    await this.#dpkg(this.#staged);
     await copyFile(this.#staged, this.#kept(version));
   }
 
   async restore(version: string): Promise<void> {
-    await this.#run("dpkg", ...QUIETLY, "-i", this.#kept(version));
+    await this.#dpkg(this.#kept(version));
   }
 
   async tidy(): Promise<void> {
@@ -67,6 +70,21 @@ export class DebInstallation implements Installation {
     for (const name of await readdir(this.#folder)) {
       const path = join(this.#folder, name);
       if (/\.deb(?:\.new)?$/u.test(name) && path !== present) await rm(path, { force: true });
+    }
+  }
+
+  /** Waits for whoever else uses dpkg, such as the updates that Debian makes by itself. */
+  async #dpkg(file: string): Promise<void> {
+    const untilMs = performance.now() + LOCKED_FOR_MS;
+    for (;;) {
+      try {
+        await this.#run("dpkg", ...QUIETLY, "-i", file);
+        return;
+      } catch (error) {
+        const isLocked = error instanceof CommandFailed && /lock\b.*held by|unable to lock/iu.test(error.stderr);
+        if (!isLocked || performance.now() > untilMs) throw error;
+      }
+      await sleep(LOCK_LOOK_MS);
     }
   }
 

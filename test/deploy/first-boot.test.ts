@@ -136,7 +136,7 @@ t.test("a board at its first start", { timeout: 120_000 }, async (t) => {
   async function approveNext(): Promise<void> {
     for (;;) {
       const [pending] = await owner.enrollments.list({ states: ["pending"] }, signal);
-      if (pending) return void (await owner.enrollments.approve(pending, {}, signal));
+      if (pending) return owner.enrollments.approve(pending, {}, signal);
       await new Promise((resolve) => setTimeout(resolve, 100));
     }
   }

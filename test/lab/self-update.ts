@@ -191,10 +191,26 @@ async function bootUntil(root: DebianRoot, phase: string, afterMs: number): Prom
     seen = existsSync(state) && readFileSync(state, "utf8").includes(`"phase":"${phase}"`);
   }
   if (seen) await sleep(afterMs);
-  child.kill("SIGKILL");
+  // Its init takes all with it, at once.
+  for (const pid of descendants(child.pid ?? 0)) kill(pid);
   await ended;
   await sleep(500);
   return seen;
+}
+
+/** The innermost first. */
+function descendants(pid: number): number[] {
+  const path = `/proc/${pid}/task/${pid}/children`;
+  const children = existsSync(path) ? readFileSync(path, "utf8").split(" ").map(Number).filter(Boolean) : [];
+  return [...children.flatMap(descendants), pid];
+}
+
+function kill(pid: number): void {
+  try {
+    process.kill(pid, "SIGKILL");
+  } catch {
+    // Gone with its parent.
+  }
 }
 
 function furnish(root: DebianRoot, text: string): void {
