@@ -51,6 +51,16 @@ show > /lab/returned
 sleep 10
 systemctl stop atedge
 systemctl show atedge -p ActiveState,Result,ExecMainStatus > /lab/ended
+# The same key, encrypted, by the drop-in of docs/operate/keys.md.
+install -d -m 700 /etc/credstore.encrypted
+systemd-creds encrypt --name=atedge.atkeys --with-key=host /etc/credstore/atedge.atkeys /etc/credstore.encrypted/atedge.atkeys
+rm /etc/credstore/atedge.atkeys
+mkdir -p /etc/systemd/system/atedge.service.d
+printf '[Service]\nLoadCredential=\nLoadCredentialEncrypted=atedge.atkeys\n' > /etc/systemd/system/atedge.service.d/keys.conf
+systemctl daemon-reload
+systemctl start atedge
+show > /lab/encrypted
+systemctl stop atedge
 kill -TERM $watch; wait $watch || true
 `;
 
@@ -93,6 +103,8 @@ function furnish(): void {
     "usr/lib/atedge",
     "etc/atedge",
     "etc/credstore",
+    "etc/credstore.encrypted",
+    "etc/systemd/system/atedge.service.d",
   ])
     rmSync(at(old), { recursive: true, force: true });
   mkdirSync(at("lab"));
@@ -147,6 +159,7 @@ function judge(): void {
       waiting.length > 0 && waiting.every((time) => kept.has(time)),
     ],
     [`the reader has ${kept.size} readings and no gap`, kept.size > 100 && gaps.length === 0],
+    ["an encrypted credential serves as well", /ActiveState=active/u.test(text("encrypted"))],
     ["stop ends it with success", /Result=success/u.test(text("ended")) && /ExecMainStatus=0/u.test(text("ended"))],
   ];
   for (const [what, holds] of checks) process.stdout.write(`${holds ? "ok    " : "NOT OK"} ${what}\n`);
