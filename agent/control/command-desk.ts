@@ -149,6 +149,8 @@ export class CommandDesk {
       return await done;
     } finally {
       lane.waiting -= 1;
+      // Callers may be many, where a pattern names them.
+      if (lane.waiting === 0) this.#lanes.delete(caller);
     }
   }
 
