@@ -34,6 +34,8 @@ const TEST_TOOLS = [
 
 if (process.argv.includes("--tests")) await installTools();
 await step("packages", digest(["package-lock.json"]) + process.versions.modules, installPackages);
+if (process.argv.includes("--tests") && !existsSync(join(stamps, "libsodium", "source")))
+  await run(process.execPath, ["scripts/sodium-source.mjs"], "fetching libsodium's source from Debian");
 await step("build", digest(sources()), () => run(process.execPath, ["scripts/build.mjs"], "building dist/"));
 
 async function step(name, stamp, work) {

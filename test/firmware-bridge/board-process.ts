@@ -13,7 +13,9 @@ export async function buildFirmware(target: string, file = target): Promise<stri
   const folder = join(root, "node_modules", ".atedge", "firmware");
   await mkdir(folder, { recursive: true });
   // Test files run side by side: one builds, the others find it built.
-  const make = ["make", "-s", "-C", firmware, `BUILD=${folder}`, target === "host-board" ? "all" : target];
+  const sodium = join(root, "node_modules", ".atedge", "libsodium", "source"); // put there by scripts/sodium-source.mjs
+  const variables = [`BUILD=${folder}`, `SODIUM=${sodium}`];
+  const make = ["make", "-s", "-C", firmware, ...variables, target === "host-board" ? "all" : target];
   await promisify(execFile)("flock", [`${folder}.lock`, ...make]);
   return join(folder, file);
 }

@@ -20,8 +20,8 @@ import { byteFaults, frameFaults, seeded } from "./wire-faults.js";
 const MESSAGES = Number(process.env["ATEDGE_CORTEX_MESSAGES"] ?? 10_000);
 
 /** The bare-metal example in QEMU: its UART is a pty, its flash a folder. */
-async function startBoard(folder: string) {
-  const kernel = await buildFirmware("cortex-m", "cortex-m.elf");
+async function startBoard(folder: string, target: "cortex-m" | "cortex-m-sodium" = "cortex-m") {
+  const kernel = await buildFirmware(target, `${target}.elf`);
   const child = spawn(
     "qemu-system-arm",
     [
@@ -55,6 +55,29 @@ async function startBoard(folder: string) {
   };
 }
 
+const configOf = (path: string) =>
+  v.parse(linkSchema, {
+    id: "board",
+    type: "link",
+    path,
+    baud: 115_200,
+    commandTimeoutMs: 20_000,
+    openTimeoutMs: 30_000,
+    keepAliveMs: 3000,
+  });
+
+async function pairByKey(
+  { path, lines }: { readonly path: string; readonly lines: readonly string[] },
+  host: Host,
+  provisioningKey: Uint8Array,
+): Promise<void> {
+  await using port = await openPort(path, { baudRate: 115_200 }, never);
+  const confirm = async (): Promise<boolean> => false;
+  const record = await pairBoard({ port, clock: systemClock, provisioningKey, confirm, timeoutMs: 30_000 }, never);
+  await saveLinkRecord(host.folder, record);
+  await until(() => lines.includes("paired"), "the board");
+}
+
 t.test(
   "The small cryptography for microcontrollers gives the same bytes as libsodium, and opens nothing forged",
   async (t) => {
@@ -64,34 +87,35 @@ t.test(
   },
 );
 
+t.test("A bare Cortex-M3 board with libsodium compiled from its source", async (t) => {
+  const folder = await mkdtemp(join(tmpdir(), "atedge-cortex-"));
+  t.teardown(() => rm(folder, { recursive: true, force: true }));
+  const key = randomBytes(32);
+  await writeFile(join(folder, "provision.key"), key);
+  await using host = await Host.create();
+  await using board = await startBoard(folder, "cortex-m-sodium");
+  await pairByKey(board, host, key);
+  const driver = await openLinkDriver(configOf(board.path), host.deps(), never);
+  await whileRunning(driver, async () => {
+    t.strictSame(await driver.call("double", { value: 10.5 }, never), 21);
+    await driver.call("burst", { count: 500 }, never);
+    await until(() => host.values("number").length >= 500, "all messages", 30_000);
+  });
+  t.ok(
+    host.values("number").every((value, index) => value === index + 1),
+    "each once, in order",
+  );
+});
+
 t.test("A bare Cortex-M3 board", async (t) => {
   const folder = await mkdtemp(join(tmpdir(), "atedge-cortex-"));
   t.teardown(() => rm(folder, { recursive: true, force: true }));
   const key = randomBytes(32);
   await writeFile(join(folder, "provision.key"), key);
   await using host = await Host.create();
-  const configOf = (path: string) =>
-    v.parse(linkSchema, {
-      id: "board",
-      type: "link",
-      path,
-      baud: 115_200,
-      commandTimeoutMs: 20_000,
-      openTimeoutMs: 30_000,
-      keepAliveMs: 3000,
-    });
-
   await t.test("pairs by its provisioning key, takes commands, and delivers in order over a bad wire", async (t) => {
     await using board = await startBoard(folder);
-    {
-      await using port = await openPort(board.path, { baudRate: 115_200 }, never);
-      const record = await pairBoard(
-        { port, clock: systemClock, provisioningKey: key, confirm: async () => false, timeoutMs: 30_000 },
-        never,
-      );
-      await saveLinkRecord(host.folder, record);
-    }
-    await until(() => board.lines.includes("paired"), "the board");
+    await pairByKey(board, host, key);
     const random = seeded(3);
     const [down, up] = [frameFaults(0.01, random), frameFaults(0.01, random)];
     const driver = await openLinkDriver(
