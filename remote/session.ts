@@ -1,5 +1,5 @@
 import { readFile, stat } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { type AtClient, openAtClient } from "../atplatform/client/at-client.js";
 import { atKeysPath, type PassphraseSource, readAtKeysFile } from "../atplatform/crypto/at-keys-file.js";
 import { parseAtSign } from "../atplatform/protocol/at-sign.js";
@@ -113,7 +113,10 @@ function parseSubject(text: string, ns: string): { readonly owner: string; reado
 async function readKeys(path: string, atSign: string, passphrase: PassphraseSource | undefined) {
   try {
     const { mode } = await stat(path);
-    if ((mode & 0o077) !== 0) throw new SessionRefused(`others can read or change ${path}: chmod 600 ${path}`);
+    // systemd's credentials show the mask of their access list as a group's rights.
+    const isCredential = dirname(path) === process.env["CREDENTIALS_DIRECTORY"];
+    if ((mode & 0o077) !== 0 && !isCredential)
+      throw new SessionRefused(`others can read or change ${path}: chmod 600 ${path}`);
     return await readAtKeysFile(path, { passphrase });
   } catch (cause) {
     if (cause instanceof EdgeError) throw cause;
