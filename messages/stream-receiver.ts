@@ -78,6 +78,7 @@ const BACKLOG_MS = 4_000;
 export class ReceiptTimer {
   #sentMs = -Infinity;
   #unreported = 0;
+  #firstUnreportedMs = 0;
   #backlogUntilMs = -Infinity;
   #holes: string;
   /** When the next receipt is due; `undefined`: not before something comes. */
@@ -91,12 +92,13 @@ export class ReceiptTimer {
 
   /** Tell it each message, once its content is safe. */
   taken({ state, news, lost }: Taken, nowMs: number): void {
+    if (this.#unreported === 0) this.#firstUnreportedMs = nowMs;
     if (news === "new") this.#unreported += 1;
     const holes = holesText(state);
     const settle = holes !== this.#holes || lost !== undefined || news === "duplicate";
     this.#holes = holes;
     if (this.#unreported >= PROMPT_MESSAGES) {
-      if (nowMs - this.#sentMs < BACKLOG_MS) this.#backlogUntilMs = nowMs + BACKLOG_MS;
+      if (nowMs - this.#firstUnreportedMs < BACKLOG_MS) this.#backlogUntilMs = nowMs + BACKLOG_MS;
       this.#dueBy(nowMs);
     } else if (settle || nowMs < this.#backlogUntilMs) this.#dueBy(nowMs + SETTLE_MS);
     else this.#dueBy(Math.max(nowMs + SETTLE_MS, this.#sentMs + TRAFFIC_MS));

@@ -330,7 +330,7 @@ export const agentSchema = v.strictObject({
     ),
     "info",
   ),
-  maxBatch: v.optional(v.pipe(integer(1, 1000), v.description("Most readings in one message.")), 100),
+  maxBatch: v.optional(v.pipe(integer(1, 1000), v.description("Most readings in one message.")), 500),
   maxDelayMs: v.optional(
     v.pipe(
       integer(0, 3_600_000),

@@ -31,7 +31,7 @@ async function main(readings: number, single: number): Promise<void> {
   const part = ours.perSecond / bridge;
   judge(
     part >= 1,
-    `agent, 100 readings a message:                ${rate(ours.perSecond)}, ${part.toFixed(2)} of it`,
+    `agent, default settings:                      ${rate(ours.perSecond)}, ${part.toFixed(2)} of it`,
     "1",
   );
   judge(
@@ -76,16 +76,14 @@ async function drained(readings: number, head = ""): Promise<Drained> {
 async function fill(folder: string, readings: number): Promise<void> {
   await using store = await openStore({ folder, readers: [READER], clock: systemClock, log: silentLog });
   const startMs = Date.now() - readings * 100;
-  for (let n = 0; n < readings; n += 100) {
-    await store.publish(
-      Array.from({ length: 100 }, (_, index) => ({
-        name: `temperature.${(n + index) % 5}`,
-        unit: "Cel",
-        value: 20 + ((n + index) % 500) / 100,
-        timeMs: startMs + (n + index) * 100,
-      })),
-    );
-    if (n % 10_000 === 0) await store.flush();
+  for (let n = 0; n < readings; n += 5000) {
+    const some = Array.from({ length: Math.min(5000, readings - n) }, (_, index) => ({
+      name: `temperature.${(n + index) % 5}`,
+      unit: "Cel",
+      value: 20 + ((n + index) % 500) / 100,
+      timeMs: startMs + (n + index) * 100,
+    }));
+    await Promise.all([store.publish(some), store.flush()]);
   }
 }
 

@@ -144,6 +144,7 @@ t.test("a receipt timer", async (t) => {
     const every = (ms: number, count: number): [number, TelemetryMessage][] =>
       Array.from({ length: count }, (_, n) => [n * ms, pack(n + 1)]);
     t.equal(run(every(10, 40)).dueMs, 320 + 1000, "40 messages in 0.4 s, 32 of them reported");
+    t.equal(run(every(10, 20)).dueMs, 160 + 1000, "after the first 16 as well");
     const steady = run(every(1000, 40));
     t.ok(steady.dueMs !== undefined && steady.dueMs > 60_000, `one a second: ${String(steady.dueMs)}`);
   });

@@ -31,7 +31,7 @@ t.test("a configuration", async (t) => {
       stateDir: "/var/lib/atedge",
       keys: "/var/lib/atedge/keys/@greenhouse_key.atKeys",
       allowManagerKeys: false,
-      maxBatch: 100,
+      maxBatch: 500,
       durability: { alarm: "power-cut", measurement: "power-cut" },
       reader: [{ atsign: "@grower", consumer: "watch --keep", receipts: true }],
       allow: [],
