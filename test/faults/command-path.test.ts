@@ -32,7 +32,7 @@ t.test("an agent that is killed at every step of the command path", { timeout: 2
   const child = (folder: string, name: string, env: NodeJS.ProcessEnv = {}): Promise<string | number> =>
     new Promise((resolve, reject) => {
       const options = {
-        env: { ...process.env, NODE_OPTIONS: "", ...env },
+        env: { ...process.env, NODE_OPTIONS: "", ATEDGE_TEST_PARTIES: built, ...env },
         stdio: ["ignore", "ignore", "pipe"] as const,
       };
       const running = spawn(process.execPath, [outfile, folder, name], { ...options, stdio: [...options.stdio] });
