@@ -41,6 +41,9 @@ export interface BoardOptions extends Pick<DriverDeps, "clock" | "log" | "publis
 /** Publishes under way; then the board is held back. */
 const MAX_PUBLISHING = 16;
 const MAX_UPDATES_WAITING = 16;
+/** With more than this on its way to the board a receipt waits, and the next one takes its place. */
+const RECEIPT_ROOM_BYTES = 64;
+const RECEIPT_WAIT_MS = 20;
 const TIME_EVERY_MS = 600_000;
 const LOG_LEVELS = ["debug", "info", "warn", "error"] as const;
 
@@ -73,7 +76,10 @@ export class Board {
   #nextId = 1;
   readonly #answers = new Map<number, Waiter<Answer>>();
   readonly #updates: { readonly operation: number; readonly waiter: Waiter<Updated> }[] = [];
-  readonly #publishing: { readonly id: number; done: boolean; settled: Promise<void> }[] = [];
+  readonly #publishing: { id: number; done: boolean; settled: Promise<void> }[] = [];
+  /** The latest id that is in the outbox with all before it, and the latest that the board was told. */
+  #receipt = { due: 0, told: 0 };
+  #isReceipting = false;
   /** The board's uptime `uptimeMs` was at `wallMs`. */
   #reference = { wallMs: 0, uptimeMs: 0 };
   #timeSentMs = 0;
@@ -214,7 +220,7 @@ export class Board {
     if (event.type === "message") await this.#message(event.message);
     else if (event.type === "keys") {
       log.debug({ kind: event.kind, frameBytes: event.board.frameBytes, window: event.board.window }, "link session");
-      if (event.rebooted) this.#abandon(new CommandUncertain("the board restarted"));
+      if (event.rebooted) this.#restarted();
     } else if (event.type === "knock") {
       log.debug({ reason: KNOCK_REASONS[event.reason] ?? event.reason }, "the board knocks");
     }
@@ -228,6 +234,13 @@ export class Board {
   #end(error: CommandUncertain): void {
     this.#isClosed = true;
     this.#abandon(error);
+  }
+
+  /** Ids begin anew: what is still on its way into the outbox is of the life before. */
+  #restarted(): void {
+    for (const entry of this.#publishing) entry.id = 0;
+    this.#receipt = { due: 0, told: 0 };
+    this.#abandon(new CommandUncertain("the board restarted"));
   }
 
   #abandon(error: CommandUncertain): void {
@@ -326,7 +339,26 @@ export class Board {
   #sendReceipts(): void {
     let last = 0;
     while (this.#publishing[0]?.done) last = this.#publishing.shift()?.id ?? last;
-    if (last > 0) this.#sendQuietly(formatReceipt(last));
+    if (last === 0) return;
+    this.#receipt.due = last;
+    if (!this.#isReceipting) this.#tasks.start((signal) => this.#tellReceipts(signal));
+  }
+
+  /** One receipt tells of all readings before it, so that commands need not wait behind thousands of them. */
+  async #tellReceipts(signal: AbortSignal): Promise<void> {
+    this.#isReceipting = true;
+    try {
+      while (this.#receipt.due !== this.#receipt.told) {
+        if (this.queuedBytes <= RECEIPT_ROOM_BYTES) {
+          this.#receipt.told = this.#receipt.due;
+          this.#sendQuietly(formatReceipt(this.#receipt.told));
+        } else {
+          await this.#options.clock.sleep(RECEIPT_WAIT_MS, signal);
+        }
+      }
+    } finally {
+      this.#isReceipting = false;
+    }
   }
 
   #sendTime(): void {
