@@ -71,11 +71,12 @@ export async function connectTls(options: ConnectOptions, signal: AbortSignal): 
 async function handshake(options: ConnectOptions, signal: AbortSignal): Promise<TlsChannel> {
   const { host, port, proxy: choice = "environment", sessions, pins = [] } = options;
   const proxy = choice === "environment" ? proxyFromEnvironment(options) : choice === "none" ? undefined : choice;
-  // The TLS socket itself counts clear text only.
-  const tunnel = proxy ? await openTunnel(proxy, options, signal) : options.traffic && openTcp({ host, port });
-  if (tunnel) options.traffic?.count(tunnel);
   const secureContext = await contextOf(options);
   const { connect } = await loadTls();
+  // The TLS socket itself counts clear text only.
+  const plain = { host, port, lookup: lookupHost };
+  const tunnel = proxy ? await openTunnel(proxy, options, signal) : options.traffic && openTcp(plain);
+  if (tunnel) options.traffic?.count(tunnel);
   const peer = formatHostPort(options);
   const session = sessions?.take(peer);
   const servername = isIP(host) === 0 ? { servername: host } : {};
@@ -85,11 +86,13 @@ async function handshake(options: ConnectOptions, signal: AbortSignal): Promise<
       return reject(signal.reason as Error);
     }
     const socket = connect({
-      ...(tunnel ? { socket: tunnel, host } : { host, port, lookup: lookupHost }),
+      ...(tunnel ? { socket: tunnel, host } : plain),
       ...servername,
       secureContext,
       ...(session && { session }),
     });
+    // Nobody else would hear of it, and it would end the process.
+    tunnel?.on("error", (error) => socket.destroy(error));
     const settle = (): void => {
       signal.removeEventListener("abort", aborted);
       socket.off("error", failed);

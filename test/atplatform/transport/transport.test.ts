@@ -6,6 +6,8 @@ import { type Connect, Directory, parseDirectoryAddress } from "../../../atplatf
 import { formatHostPort, parseHostPort } from "../../../atplatform/transport/host-port.js";
 import { listenTls, type ServerIdentity, type TlsListener } from "../../../atplatform/transport/listen.js";
 import type { TlsChannel } from "../../../atplatform/transport/tls-channel.js";
+import { Traffic } from "../../../core/traffic.js";
+import { openCuttingProxy } from "../../fixtures/cutting-proxy.js";
 import { ManualClock } from "../../fixtures/manual-clock.js";
 import { openScripted } from "../../fixtures/scripted-server.js";
 import { makeAuthority } from "../../fixtures/test-tls.js";
@@ -70,11 +72,14 @@ t.test("connectTls", async (t) => {
     const server = await listen(good);
     const { port } = server;
     await server[Symbol.asyncDispose]();
-    await t.rejects(connectTls({ host: "127.0.0.1", port, ca }, never), {
-      code: "CONNECT_FAILED",
-      message: `no connection to 127.0.0.1:${port}: ECONNREFUSED`,
-    });
-    await t.rejects(connectTls({ host: "no-such-host.invalid", port: 1, ca }, never), { code: "CONNECT_FAILED" });
+    for (const counted of [{}, { traffic: new Traffic() }]) {
+      await t.rejects(connectTls({ host: "127.0.0.1", port, ca, ...counted }, never), {
+        code: "CONNECT_FAILED",
+        message: `no connection to 127.0.0.1:${port}: ECONNREFUSED`,
+      });
+      const unknown = { host: "no-such-host.invalid", port: 1, ca, ...counted };
+      await t.rejects(connectTls(unknown, never), { code: "CONNECT_FAILED" });
+    }
     await using unnamed = await listen(good, echo, () => undefined);
     await t.rejects(connectTls({ host: "localhost", port: unnamed.port, ca }, never), { code: "CONNECT_FAILED" });
   });
@@ -95,6 +100,24 @@ t.test("connectTls", async (t) => {
     abort.abort(new Error("enough"));
     await aborted;
     await t.rejects(connectTls({ host: "127.0.0.1", port }, abort.signal), { message: "enough" });
+  });
+
+  t.test("counts what goes over the wire, and hears when a counted connection is cut", async (t) => {
+    await using server = await listen(good);
+    await using proxy = await openCuttingProxy(server.port, () => Infinity);
+    const traffic = new Traffic();
+    const channel = await connectTls({ host: "a.localhost", port: proxy.port, ca, traffic }, never).catch(
+      () => undefined,
+    );
+    t.equal(channel, undefined, "the certificate is not for that name, but the name is found");
+    const counted = await connectTls({ host: "localhost", port: proxy.port, ca, traffic }, never);
+    const ended = counted.read(() => undefined);
+    const before = traffic.sentBytes;
+    await counted.write(Buffer.alloc(1_000));
+    t.ok(traffic.sentBytes >= before + 1_000 && traffic.receivedBytes > 500);
+    await proxy[Symbol.asyncDispose]();
+    await ended.catch(() => undefined);
+    t.ok(counted.lost instanceof Error);
   });
 
   t.test("takes up an earlier session when it has one", async (t) => {
