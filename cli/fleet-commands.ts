@@ -1,5 +1,4 @@
 import { readFile, writeFile } from "node:fs/promises";
-import { homedir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { loadKeys } from "../agent/keys/load-keys.js";
 import { type AtClient, openAtClient } from "../atplatform/client/at-client.js";
@@ -15,6 +14,7 @@ import { type Manifest, parseManifest } from "../deploy/fleet/manifest.js";
 import { type Plan, planFleet } from "../deploy/fleet/plan.js";
 import { fingerprintOf } from "../messages/pins.js";
 import type { ApplyArguments, ApproveArguments, FleetOptions } from "./fleet.js";
+import { fleetFolder } from "./fleet-folder.js";
 import { ArgumentInvalid, CommandFailed, nextStepToReach, withNextStep } from "./next-step.js";
 import { askedPassphrase } from "./passphrase.js";
 import { readCa } from "./read-ca.js";
@@ -187,6 +187,19 @@ export async function transfer(
   ]);
 }
 
+export async function rotate(name: string, options: FleetOptions): Promise<void> {
+  using fleet = await openStore(options);
+  const row = deviceOf(fleet.store, name);
+  if (row.state !== "enrolled") throw new ArgumentInvalid(`${name} is not enrolled, but ${row.state}`);
+  fleet.store.putDevice({ ...row, state: "planned" }, "to be rotated");
+  tell(options, { rotate: name }, [
+    `${name} goes on with its present enrolment until the new one is in; then that is revoked.`,
+    "  1. atedge fleet apply MANIFEST",
+    "  2. on the board: sudo atedge provision FILE --replace && sudo systemctl restart atedge",
+    "  3. atedge fleet approve MANIFEST",
+  ]);
+}
+
 export async function compromise(name: string, options: FleetOptions): Promise<void> {
   const signal = interruption();
   using fleet = await openStore(options);
@@ -258,7 +271,7 @@ async function readTemplate(path: string): Promise<string> {
 }
 
 async function openStore({ state }: FleetOptions): Promise<{ readonly store: FleetStore } & Disposable> {
-  const store = await FleetStore.open(state ?? join(homedir(), ".config", "atedge", "fleet"));
+  const store = await FleetStore.open(fleetFolder(state));
   return { store, [Symbol.dispose]: () => store.close() };
 }
 

@@ -25,6 +25,28 @@ export interface ApproveArguments extends FleetOptions {
   readonly report?: string;
 }
 
+export interface EachArguments {
+  readonly state?: string;
+  readonly tag?: string;
+  readonly wave: string;
+  /** Per cent. */
+  readonly stopAbove: number;
+  readonly atOnce: number;
+  readonly report?: string;
+  readonly json?: boolean;
+}
+
+export interface ReconfigureArguments extends EachArguments {
+  readonly as: string;
+  readonly keys?: string;
+  readonly pins?: string;
+  readonly directory?: string;
+  readonly ca?: string;
+  /** Milliseconds, both. */
+  readonly within: number;
+  readonly settle: number;
+}
+
 const HELP = `
 Examples:
   atedge fleet plan boards.csv                          what would happen
@@ -34,6 +56,12 @@ Examples:
   atedge fleet status
 
 A manifest is CSV (name,serial,atsign,tags,template,value.NAME,…) or TOML; docs/operate/fleet.md has both.`;
+
+const EACH_HELP = `
+Examples ({} stands for @owner/device):
+  atedge fleet each boards.csv --tag roof -- call {} agent driver-disable '{"driver":"vent"}' --as @grower
+  atedge fleet each boards.csv --wave 1,5%,25% -- update push {} atedge_0.2.0_arm64.deb --as @grower
+  atedge fleet each boards.csv --tag v2 -- firmware push {} board image.bin --as @grower`;
 
 export function register(program: Command): void {
   const fleet = program
@@ -87,6 +115,39 @@ export function register(program: Command): void {
   withOwner(
     add("compromise <device>", "a stolen board: revoke it, and let nothing in until its atSign has new keys"),
   ).action(async (device: string, options: FleetOptions) => (await run()).compromise(device, options));
+  withOwner(
+    add("rotate <device>", "give an enrolled board a new enrolment; the old one ends when the new one is in"),
+  ).action(async (device: string, options: FleetOptions) => (await run()).rotate(device, options));
+  const withWaves = (command: Command): Command =>
+    command
+      .option("--tag <tag>", "only devices with this tag of the manifest")
+      .option("--wave <sizes>", "devices a wave, the last one repeated", "1,10%,50%")
+      .option("--stop-above <percent>", "no other wave when more of one have failed", parsePercent, 10)
+      .option("--at-once <number>", "devices at a time", parseCount, 8)
+      .option("--report <file>", "write what became of each, JSON");
+  withWaves(add("each <manifest> <command...>", "run an atedge command for every device, in waves"))
+    .addHelpText("after", EACH_HELP)
+    .action(async (manifest: string, command: string[], options: EachArguments) => {
+      const { each } = await import("./fleet-each.js");
+      await each(manifest, command, options);
+    });
+  withWaves(add("reconfigure <manifest> <settings>", "set settings (a JSON object) in waves, each on trial first"))
+    .requiredOption("--as <atSign>", "who you are: devices must allow you agent/config-* and agent/state")
+    .option("--keys <file>", "your .atKeys file")
+    .option("--pins <folder>", "where trusted keys are remembered (default: ~/.config/atedge)")
+    .option("--directory <host:port>", "the atDirectory")
+    .option("--ca <file>", "certificate of a platform of your own (its ca.pem)")
+    .option("--within <duration>", "settings that were not kept by then go back by themselves", parseDuration, 300_000)
+    .option(
+      "--settle <duration>",
+      "how long a device runs with them before it is asked how it is",
+      parseDuration,
+      5_000,
+    )
+    .action(async (manifest: string, settings: string, options: ReconfigureArguments) => {
+      const { reconfigure } = await import("./fleet-each.js");
+      await reconfigure(manifest, settings, options);
+    });
   add("audit", "print the trail of what was done, and check that it is whole").action(async (options: FleetOptions) =>
     (await run()).audit(options),
   );
@@ -96,4 +157,10 @@ function parseCount(text: string): number {
   const count = Number(text);
   if (!/^\d{1,2}$/u.test(text) || count < 1 || count > 20) throw new InvalidArgumentError("Expected 1 to 20.");
   return count;
+}
+
+function parsePercent(text: string): number {
+  const percent = Number(text);
+  if (!/^\d{1,3}$/u.test(text) || percent > 100) throw new InvalidArgumentError("Expected 0 to 100.");
+  return percent;
 }

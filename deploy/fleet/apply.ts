@@ -168,7 +168,9 @@ async function makeBundle(
     secret: new Secret(randomBytes(32).toString("base64")),
     serial,
   };
-  store.putDevice({ name, serial, atSign, state: "planned", enrollmentId: null }, "planned", step.type);
+  // One that is to be rotated has its old enrolment until the new one is in.
+  const { enrollmentId = null } = store.device(name) ?? {};
+  store.putDevice({ name, serial, atSign, state: "planned", enrollmentId }, "planned", step.type);
   store.beginBundle({
     id: proof.bundle,
     device: name,

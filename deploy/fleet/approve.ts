@@ -116,6 +116,7 @@ export async function settle(
     if (decision.bundle.state === "made") store.claimBundle(id, device, request.id);
     const asked = request.fingerprint === undefined ? {} : { fingerprint: request.fingerprint };
     await client.enrollments.approve(request, asked, signal);
+    await endFormer(device, request.id, client, options, signal);
     store.deviceEnrolled(device, request.id);
     return end("approved", `it proved the bundle ${id}`);
   } catch (error) {
@@ -129,16 +130,36 @@ export async function settle(
 /** What a run that was killed, or lost its atServer, between the approval and its own note of it has left. */
 export async function reconcile(
   client: Pick<AtClient, "enrollments">,
-  { atSign, store, onDecision }: ApproveOptions,
+  options: ApproveOptions,
   signal: AbortSignal,
 ): Promise<void> {
+  const { atSign, store, onDecision } = options;
   const rows = new Map(store.devices().map((row) => [row.name, row]));
   for (const { id, appName, deviceName, status } of await client.enrollments.list({ states: ["approved"] }, signal)) {
     const bundle = store.bundle(bundleOf(appName) ?? "");
-    const isNoted = rows.get(deviceName)?.state === "enrolled";
+    const row = rows.get(deviceName);
+    const isNoted = row?.state === "enrolled" || row?.enrollmentId === id;
     if (status !== "approved" || isNoted || bundle?.atSign !== atSign || bundle.enrollmentId !== id) continue;
+    await endFormer(bundle.device, id, client, options, signal);
     store.deviceEnrolled(bundle.device, id);
     const why = `it proved the bundle ${bundle.id}, and was let in before`;
     onDecision?.({ atSign, device: bundle.device, enrollment: id, outcome: "approved", why });
   }
+}
+
+/** Of a device that was rotated: its old enrolment ends when the new one is in. */
+async function endFormer(
+  device: string,
+  enrollmentId: string,
+  client: Pick<AtClient, "enrollments">,
+  { store }: ApproveOptions,
+  signal: AbortSignal,
+): Promise<void> {
+  const former = store.device(device)?.enrollmentId ?? null;
+  if (former === null || former === enrollmentId) return;
+  const [approved] = (await client.enrollments.list({ states: ["approved"] }, signal)).filter(
+    ({ id }) => id === former,
+  );
+  if (approved) await client.enrollments.revoke(former, {}, signal);
+  store.note("revoked", device, former);
 }
