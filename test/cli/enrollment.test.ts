@@ -28,7 +28,7 @@ function pendingIn({ out }: { readonly out: string }): Pending | undefined {
   return line === undefined ? undefined : (JSON.parse(line) as Pending);
 }
 
-t.test("enrolment on the command line", { timeout: 110_000 }, async (t) => {
+t.test("enrolment on the command line", { timeout: 200_000 }, async (t) => {
   const scope = new Scope();
   t.teardown(() => scope[Symbol.asyncDispose]());
   const cli = scope.use(await bundleCli());

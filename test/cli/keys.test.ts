@@ -14,7 +14,7 @@ import { bundleCli } from "../fixtures/bundled-cli.js";
 const forever = new AbortController().signal;
 const greenhouse = parseAtSign("@greenhouse");
 
-t.test("key files on the command line", { timeout: 160_000 }, async (t) => {
+t.test("key files on the command line", { timeout: 240_000 }, async (t) => {
   const scope = new Scope();
   t.teardown(() => scope[Symbol.asyncDispose]());
   const cli = scope.use(await bundleCli());

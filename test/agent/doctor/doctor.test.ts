@@ -26,7 +26,7 @@ import { PtyDevice } from "../../fixtures/pty-device.js";
 const forever = new AbortController().signal;
 const greenhouse = parseAtSign("@greenhouse");
 
-t.test("the doctor", { timeout: 110_000 }, async (t) => {
+t.test("the doctor", { timeout: 200_000 }, async (t) => {
   const scope = new Scope();
   t.teardown(() => scope[Symbol.asyncDispose]());
   const folder = t.testdir({ platform: {}, state: {} });
