@@ -102,6 +102,11 @@ class StoreKeeper {
     this.#damaged = isCorrupt(error instanceof StoreBroken ? error.cause : error);
     this.#brokeAgain = nowMs - this.#brokeMs < SOON_MS ? error : undefined;
     this.#brokeMs = nowMs;
+    try {
+      this.#pins = store.pins.all();
+    } catch {
+      // Those of its beginning have to do.
+    }
     log.error({ err: error }, "the outbox is opened anew");
     return true;
   }
@@ -119,7 +124,7 @@ class StoreKeeper {
     const code = codeOf(cause);
     const isDisk = code !== undefined && (DISK_FAULTS.has(code) || isBroken(cause) || cause instanceof StoreBroken);
     if (!isDisk && (cause instanceof EdgeError || code === undefined)) throw cause;
-    const folder = isDisk && outbox.memoryBytes > 0 ? await memoryFolder(stateDir, process.env) : undefined;
+    const folder = isDisk && outbox.memoryBytes > 0 ? await memoryFolder(stateDir, process.env, "make") : undefined;
     if (folder === undefined) {
       const what = `the state folder ${stateDir} cannot be used (${code})`;
       throw new StateDirUnusable(`${what}: make it writable for this user, or name another with stateDir`, { cause });
@@ -135,7 +140,7 @@ class StoreKeeper {
 
   /** What an earlier run has left in memory goes to the disk, dated as it was; its readers may get it twice. */
   async #fetchFromMemory(store: Store): Promise<void> {
-    const folder = await memoryFolder(this.#config.stateDir, process.env).catch(() => undefined);
+    const folder = await memoryFolder(this.#config.stateDir, process.env, "find").catch(() => undefined);
     if (folder === undefined || !existsSync(join(folder, "outbox.db"))) return;
     const { log } = this.#deps;
     try {

@@ -13,11 +13,16 @@ const MAX_COPIED_BYTES = 64 << 20;
  * A folder of this agent's own in memory, or `undefined` where there is none. It outlives the process and not the boot.
  * One that belongs to somebody else is not used.
  */
-export async function memoryFolder(stateDir: string, env: NodeJS.ProcessEnv): Promise<string | undefined> {
+export async function memoryFolder(
+  stateDir: string,
+  env: NodeJS.ProcessEnv,
+  how: "make" | "find",
+): Promise<string | undefined> {
   const runtime = env["RUNTIME_DIRECTORY"]?.split(":")[0];
   const above = runtime !== undefined && runtime !== "" ? runtime : "/dev/shm";
   if (!existsSync(above)) return undefined;
   const folder = join(above, `atedge-${createHash("sha256").update(resolve(stateDir)).digest("hex").slice(0, 16)}`);
+  if (how === "find" && !existsSync(folder)) return undefined;
   await mkdir(folder, { mode: 0o700 }).catch((error: unknown) => {
     if (codeOf(error) !== "EEXIST") throw error;
   });

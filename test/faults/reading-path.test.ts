@@ -22,7 +22,7 @@ const shim = await compileShim(build);
 interface Scene {
   readonly options?: Partial<ConstructorParameters<typeof PathWorld>[0]>;
   readonly env?: (folder: string) => NodeJS.ProcessEnv;
-  readonly play?: (world: PathWorld) => Promise<void>;
+  readonly play?: (world: PathWorld) => Promise<unknown>;
   /** Store writes stand at three moments, calls at two. */
   readonly moments?: readonly StepMoment[];
 }
@@ -43,7 +43,7 @@ const poison = async (world: PathWorld): Promise<void> => {
 
 const SCENES: Readonly<Record<(typeof READING_STEPS)[number], Scene>> = {
   "reading.insert": {},
-  "reading.date": { options: { timeUnknown: true }, play: async (world) => void (await world.ask("know")) },
+  "reading.date": { options: { timeUnknown: true }, play: (world) => world.ask("know") },
   "reading.expire": {
     options: { outbox: { measurement: { maxAgeMs: 60_000 } } },
     play: async (world) => {
@@ -84,8 +84,8 @@ const SCENES: Readonly<Record<(typeof READING_STEPS)[number], Scene>> = {
   },
   "state.put": { moments: CALL },
   "proof.put": { moments: CALL },
-  "monitor.save": { play: async (world) => void (await world.ask("save", { epochMillis: 5 })) },
-  "store.upkeep": { play: async (world) => void (await world.ask("maintain")) },
+  "monitor.save": { play: (world) => world.ask("save", { epochMillis: 5 }) },
+  "store.upkeep": { play: (world) => world.ask("maintain") },
   "store.room": {
     env: (folder) => ({ LD_PRELOAD: shim, DISK_FOLDER: folder, DISK_QUOTA: String(6 << 20) }),
     play: async (world) => {
