@@ -41,7 +41,7 @@ async function main(readings: number, single: number): Promise<void> {
   );
   const one = await drained(single, "maxBatch = 1");
   say(
-    `agent, one reading a message (${single}):        ${rate(one.perSecond)}, ${(one.perSecond / bridge).toFixed(2)} of the bridge`,
+    `agent, one reading a message (${single}):        ${rate(one.perSecond)}, ${(one.perSecond / bridge).toFixed(3)} of the bridge`,
   );
 }
 
