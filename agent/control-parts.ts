@@ -158,7 +158,7 @@ function clockState(time: AgentTime): JsonObject {
   return {
     time: nowMs === undefined ? null : new Date(nowMs).toISOString(),
     wallClock: new Date(time.wallMs()).toISOString(),
-    timeZone: Intl.DateTimeFormat().resolvedOptions().timeZone,
+    utcOffsetMin: -new Date(time.wallMs()).getTimezoneOffset(),
     boot: time.boot,
     sinceBootS: Math.round(time.monotonicMs() / 1000),
     ...time.health,

@@ -43,13 +43,16 @@ export function withinHours(texts: readonly string[], timeZone: string): (nowMs:
   };
 }
 
-/** Day of the week, from 0 for Monday, and minute of the day. */
-function weekClock(timeZone: string): (nowMs: number) => { readonly day: number; readonly minute: number } {
+type WeekClock = (nowMs: number) => { readonly day: number; readonly minute: number };
+
+/** Day of the week, from 0 for Monday, and minute of the day. Only for another zone `Intl`, which takes 10 MB of memory. */
+function weekClock(timeZone: string): WeekClock {
+  if (timeZone === "local") return localClock;
+  if (timeZone === "UTC") return utcClock;
   let format: Intl.DateTimeFormat;
   try {
     format = new Intl.DateTimeFormat("en-GB", {
-      ...(timeZone === "local" ? {} : { timeZone }),
-      ...{ weekday: "short", hour: "2-digit", minute: "2-digit", hourCycle: "h23" },
+      ...{ timeZone, weekday: "short", hour: "2-digit", minute: "2-digit", hourCycle: "h23" },
     });
   } catch (cause) {
     throw new SyntaxInvalid('expected "local", "UTC" or a time zone such as "Europe/Berlin"', { cause });
@@ -60,6 +63,16 @@ function weekClock(timeZone: string): (nowMs: number) => { readonly day: number;
     return { day, minute: Number(part["hour"]) * 60 + Number(part["minute"]) };
   };
 }
+
+const localClock: WeekClock = (nowMs) => {
+  const at = new Date(nowMs);
+  return { day: (at.getDay() + 6) % 7, minute: at.getHours() * 60 + at.getMinutes() };
+};
+
+const utcClock: WeekClock = (nowMs) => {
+  const at = new Date(nowMs);
+  return { day: (at.getUTCDay() + 6) % 7, minute: at.getUTCHours() * 60 + at.getUTCMinutes() };
+};
 
 function daysOf(text: string): number[] {
   const [first = "", last = first, ...more] = text.split("-");

@@ -27,7 +27,7 @@ const MAX_GAP = { registers: 16, bits: 256 };
 /** Few requests for many places. A device that does not have what lies in a gap says so; see the driver. */
 export function planReads<P extends Place>(places: readonly P[]): PlannedRead<P>[] {
   const sorted = [...places].sort(
-    (a, b) => a.unitId - b.unitId || a.table.localeCompare(b.table) || a.address - b.address,
+    (a, b) => a.unitId - b.unitId || Number(a.table > b.table) - Number(a.table < b.table) || a.address - b.address,
   );
   const reads: PlannedRead<P>[] = [];
   for (const place of sorted) {

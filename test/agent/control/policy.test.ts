@@ -78,6 +78,19 @@ function verdict(policy: Policy, wanted: Partial<Wanted>, from = "@grower"): str
   }
 }
 
+t.test("the machine's own time and UTC are as Intl has them", async (t) => {
+  const stretches = ["mon-fri 06:10-20:00", "sat 22:00-04:30"];
+  const zones = { local: Intl.DateTimeFormat().resolvedOptions().timeZone, UTC: "Etc/UTC" };
+  const start = at("2026-03-20T00:00:00Z");
+  for (const [zone, name] of Object.entries(zones)) {
+    const [ours, theirs] = [withinHours(stretches, zone), withinHours(stretches, name === "UTC" ? "Etc/UTC" : name)];
+    const wrong = Array.from({ length: 3000 }, (_, hour) => start + hour * 3_540_000).filter(
+      (ms) => ours(ms) !== theirs(ms),
+    );
+    t.strictSame(wrong, [], zone);
+  }
+});
+
 t.test("the policy", async (t) => {
   t.test("denies what no table allows, and adds up what several tables allow", async (t) => {
     t.equal(verdict(policyOf(), {}), "stranger");
