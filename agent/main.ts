@@ -77,7 +77,7 @@ async function runOnce({ configFile, version, manager, logs }: OneRun, stop: Abo
 
   // Only keys that the atServer has seen before can tell that these are others.
   const enrolledAnew = known !== undefined && known.enrollmentId !== keys.enrollmentId;
-  const own = { configFile, load, settings, logs, restart: () => life.abort() };
+  const own = { configFile, load, settings, logs, ending: stop, restart: () => life.abort() };
   const run: Run = { ...own, config, keys, ca, clock, time, log, version, manager, enrolledAnew };
   await withAgentStore(
     config,
@@ -93,6 +93,8 @@ interface Run extends Omit<Joint, "store" | "client" | "traffic" | "audit" | "gr
   readonly ca: string | undefined;
   readonly manager: ReturnType<typeof systemdOf>;
   readonly enrolledAnew: boolean;
+  /** Aborted when the agent is to end for good. */
+  readonly ending: AbortSignal;
 }
 
 /** Runs the agent until `stop` aborts, or the store breaks. */
@@ -146,7 +148,11 @@ async function runWith(store: Store, run: Run, stop: AbortSignal): Promise<void>
     group.start((signal) => keepManagerInformed({ manager, health, flush, clock, log }, signal));
     const runtimeDir = process.env["RUNTIME_DIRECTORY"];
     group.start((signal) => markConnected({ health, version, runtimeDir, clock, log }, signal));
-    stop.addEventListener("abort", () => void tellStopping(manager, log), { once: true });
+    const told = (): void => {
+      // It may also begin anew: with another store, or as an operator wants it.
+      if (run.ending.aborted) void tellStopping(manager, log);
+    };
+    stop.addEventListener("abort", told, { once: true });
   }
   await parts.run();
 }
