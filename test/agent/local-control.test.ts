@@ -3,9 +3,12 @@ import { createConnection } from "node:net";
 import { once } from "node:events";
 import { join } from "node:path";
 import t from "tap";
-import { AgentNotRunning, askAgent } from "../../agent/local-client.js";
+import { askAgent } from "../../agent/local-client.js";
 import { LocalControl } from "../../agent/local-control.js";
 import { EdgeError } from "../../core/errors.js";
+import { addDataOps } from "../../agent/data-ops.js";
+import { openStore } from "../../agent/store/store.js";
+import { systemClock } from "../../core/clock.js";
 import { silentLog } from "../../core/log.js";
 
 class Refused extends EdgeError {
@@ -32,9 +35,9 @@ t.test("the local control", async (t) => {
   });
 
   t.test("takes the place of a socket that a dead agent has left, and says when nobody is there", async (t) => {
-    await t.rejects(askAgent(folder, "double"), AgentNotRunning);
+    await t.rejects(askAgent(folder, "double"), { code: "AGENT_NOT_RUNNING" });
     await writeFile(join(folder, "control.sock"), "");
-    await t.rejects(askAgent(folder, "double"), AgentNotRunning);
+    await t.rejects(askAgent(folder, "double"), { code: "AGENT_NOT_RUNNING" });
     await using control = await LocalControl.open(folder, silentLog);
     control.add("hi", () => "hi");
     t.equal(await askAgent(folder, "hi"), "hi");
@@ -79,7 +82,37 @@ t.test("the local control", async (t) => {
     control.add("hang", () => new Promise(() => undefined));
     const asked = askAgent(folder, "hang");
     setTimeout(() => void control[Symbol.asyncDispose](), 50);
-    await t.rejects(asked, AgentNotRunning);
+    await t.rejects(asked, { code: "AGENT_NOT_RUNNING" });
     await t.rejects(stat(join(folder, "control.sock")), { code: "ENOENT" }, "and leaves no socket behind");
   });
+});
+
+t.test("the data path can be asked for its outbox, its data and what it has set aside", async (t) => {
+  const folder = t.testdir();
+  const store = await openStore({ folder, readers: ["@grower"], clock: systemClock, log: silentLog });
+  t.teardown(() => store.close());
+  await using control = await LocalControl.open(folder, silentLog);
+  let nudged = 0;
+  const use = { month: "2026-11", sentBytes: 1, receivedBytes: 2, budgetBytes: 5, plannedBytes: 4, stretch: 1 };
+  addDataOps(control, { store, uplink: { nudge: () => (nudged += 1) }, budget: { use }, clock: systemClock });
+  await store.publish([{ name: "n", value: 1 }]);
+  const id = store.streams.list().find((stream) => stream.class === "measurement")?.id ?? 0;
+  await store.streams.form(id, { maxReadings: 10, maxBytes: 1000 });
+  const aside = (seq: number): Promise<boolean> =>
+    store.streams.setAside(id, seq, "AT0005: too long", 5, (entry) => store.setAside.add(entry));
+  t.same(await askAgent(folder, "data"), use);
+  t.match(await askAgent(folder, "outbox"), { state: "ok", accepted: 1, streams: [{}, {}, { unreceipted: 1 }] });
+  await aside(1);
+  t.match(await askAgent(folder, "aside.list"), {
+    aside: 1,
+    entries: [{ id: 1, reader: "@grower", class: "measurement", why: /AT0005/u }],
+  });
+  t.match(await askAgent(folder, "aside.show", { id: 1 }), { content: /"value":1/u });
+  t.equal(await askAgent(folder, "aside.retry", { id: 1 }), null);
+  t.equal(nudged, 1);
+  t.match(store.streams.formed(id).at(-1), { seq: 2 });
+  await aside(2);
+  t.equal(await askAgent(folder, "aside.drop", { id: 2 }), null);
+  await t.rejects(askAgent(folder, "aside.drop", { id: 2 }), { code: "NOT_ASIDE" });
+  await t.rejects(askAgent(folder, "aside.show", { id: "x" }), { code: "SYNTAX_INVALID" });
 });

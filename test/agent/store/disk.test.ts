@@ -83,6 +83,8 @@ function faultOf(files: Map<string, Buffer>, promised: Promised, folder: string)
     if (last < promised.reading) return `reading ${promised.reading} was accepted, the last there is ${last}`;
     if (rows !== last - first + 1) return `rows from ${first} to ${last} were expected, there are ${rows}`;
     if (number("SELECT count(*) FROM command") < promised.command) return `command ${promised.command} is not there`;
+    const answers = number("SELECT count(*) FROM answer");
+    if (answers < promised.done) return `answer ${promised.done} was queued, ${answers} are there`;
     const done = number("SELECT count(*) FROM command WHERE state = 'done'");
     return done < promised.done ? `command ${promised.done} was done, ${done} are known` : undefined;
   } catch (error) {
