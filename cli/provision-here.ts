@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { chown, open, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
-import { dirname } from "node:path";
-import { text } from "node:stream/consumers";
+import { dirname, join, resolve } from "node:path";
+import { text as readAll } from "node:stream/consumers";
 import { readAtKeysFile } from "../atplatform/crypto/at-keys-file.js";
 import { codeOf } from "../core/errors.js";
 import { makeFolder } from "../core/make-folder.js";
@@ -18,12 +18,15 @@ import { interruption } from "./remote-options.js";
 export async function provision(file: string, options: ProvisionArguments): Promise<void> {
   const where = file === "-" ? "standard input" : file;
   const wanted = parseProvision(await read(file), where);
-  const { atSign, device, config } = wanted;
-  const keyFile = options.keys ?? `/var/lib/atedge/keys/${atSign}_key.atKeys`;
+  const { atSign, device, ca } = wanted;
+  const keyFile = options.keys ?? join(options.state, "keys", `${atSign}_key.atKeys`);
+  const caFile = join(dirname(resolve(options.config)), "ca.pem");
   await makeFolder(dirname(keyFile));
   if (options.replace)
-    await moveAside([keyFile, `${keyFile}.pending`, ...(config === undefined ? [] : [options.config])]);
-  if (config !== undefined) await putConfig(options.config, config);
+    await moveAside([keyFile, `${keyFile}.pending`, options.config, ...(ca === undefined ? [] : [caFile])]);
+  if (ca !== undefined) await putFile(caFile, ca, 0o644);
+  if (wanted.config !== undefined) await putFile(options.config, wanted.config, 0o640);
+  else if (!(await isThere(options.config))) await putFile(options.config, leastConfig(wanted, keyFile, caFile), 0o640);
   const already = await isThere(keyFile);
   if (already) await readAtKeysFile(keyFile).catch((error: unknown) => refuse(keyFile, error));
   else await askUntilIn(wanted, keyFile, options);
@@ -72,20 +75,35 @@ function nextStep(error: unknown, { atSign }: Provision): string | undefined {
 }
 
 async function read(file: string): Promise<string> {
-  if (file === "-") return await text(process.stdin);
+  if (file === "-") return await readAll(process.stdin);
   return await readFile(file, "utf8").catch((cause: unknown) => {
     throw new CommandFailed(`${file} cannot be read (${codeOf(cause) ?? "unknown error"})`, { cause });
   });
 }
 
+/** For a bundle that was made without a template: the agent runs, and what it reads is for its owner to add. */
+function leastConfig({ atSign, device, ns, directory, ca }: Provision, keyFile: string, caFile: string): string {
+  const keys = {
+    atsign: atSign,
+    device,
+    ns,
+    directory,
+    keys: resolve(keyFile),
+    ...(ca !== undefined && { ca: caFile }),
+  };
+  return `${Object.entries(keys)
+    .map(([key, value]) => `${key} = ${JSON.stringify(value)}`)
+    .join("\n")}\n`;
+}
+
 /** What stands there is somebody's work, unless it is the same. */
-async function putConfig(file: string, config: string): Promise<void> {
+async function putFile(file: string, text: string, mode: number): Promise<void> {
   const before = await readFile(file, "utf8").catch(() => undefined);
-  if (before === config) return;
+  if (before === text) return;
   if (before !== undefined)
     throw new CommandFailed(`${file} is there already and is another one: --replace moves it aside`);
   await makeFolder(dirname(file), 0o755);
-  await writeFile(`${file}.new`, config, { mode: 0o640, flush: true });
+  await writeFile(`${file}.new`, text, { mode, flush: true });
   await rename(`${file}.new`, file);
   await giveToOwnerOf(dirname(file), [file]);
 }

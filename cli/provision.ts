@@ -3,6 +3,7 @@ import { parseDuration } from "./duration.js";
 
 export interface ProvisionArguments {
   readonly keys?: string;
+  readonly state: string;
   readonly config: string;
   readonly replace?: boolean;
   /** Milliseconds, both. */
@@ -23,8 +24,13 @@ export function register(program: Command): void {
   program
     .command("provision <file>")
     .description("make this board the device of a provisioning file (- reads standard input)")
-    .option("--keys <file>", "where the keys go (default: /var/lib/atedge/keys/<atSign>_key.atKeys)")
-    .option("--config <file>", "where the configuration of the file goes", "/etc/atedge/atedge.toml")
+    .option("--keys <file>", "where the keys go (default: keys/<atSign>_key.atKeys in the state folder)")
+    .option("--state <folder>", "the agent's state folder", "/var/lib/atedge")
+    .option(
+      "--config <file>",
+      "where the configuration goes, with ca.pem beside it when the platform is one's own",
+      "/etc/atedge/atedge.toml",
+    )
     .option("--replace", "take the place of what this board was before: its keys and configuration are moved aside")
     .option("--wait <duration>", "how long to wait for the approval (default: 1h)", parseDuration, 3_600_000)
     .option("--poll <duration>", "how often to look for it (default: 10s)", parseDuration, 10_000)

@@ -8,9 +8,7 @@ export const bridgeSchemas = { link: linkSchema, smp: smpSchema, flasher: flashe
 
 export type BridgeConfig = LinkConfig | SmpConfig | FlasherConfig;
 
-export function isBridgeConfig<T extends { readonly type: string }>(
-  config: T | BridgeConfig,
-): config is BridgeConfig {
+export function isBridgeConfig<T extends { readonly type: string }>(config: T | BridgeConfig): config is BridgeConfig {
   return Object.hasOwn(bridgeSchemas, config.type);
 }
 

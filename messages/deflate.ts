@@ -1,7 +1,7 @@
 import { deflateRawSync, inflateRawSync } from "node:zlib";
 import { fromBase64, utf8 } from "../core/bytes.js";
 import { LimitExceeded } from "../core/errors.js";
-import type { JsonField} from "./json-field.js";
+import type { JsonField } from "./json-field.js";
 import { MAX_MESSAGE_BYTES, parseJson } from "./json-field.js";
 
 /**

@@ -40,7 +40,7 @@ said=$(mktemp)
 trap 'rm -f "$said"' EXIT
 led working
 # shellcheck disable=SC2086 # more words than one, in tests
-if $ATEDGE provision "$file" --keys "$STATE/keys/device.atKeys" --config "$CONFIG" --wait "$WAIT" --poll "$POLL" 2> "$said"; then
+if $ATEDGE provision "$file" --state "$STATE" --config "$CONFIG" --wait "$WAIT" --poll "$POLL" 2> "$said"; then
   rm -f "$errors"
   # Made by root, used by the agent.
   if [ "$(id -u)" = 0 ] && getent passwd atedge > /dev/null; then chown -R atedge:atedge "$STATE"; fi

@@ -1,6 +1,6 @@
 import { spawn } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, readdirSync, statSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { stringify } from "smol-toml";
 import type { Test } from "tap";
 import t from "tap";
@@ -91,10 +91,11 @@ t.test("a board at its first start", { timeout: 120_000 }, async (t) => {
     await approveNext();
     t.equal(await started, 0);
     t.same(readdirSync(board.boot), [], "nothing of the secret is left, and there is no error");
-    const keys = await readAtKeysFile(join(board.state, "keys/device.atKeys"));
+    const keys = await readAtKeysFile(join(board.state, "keys/@greenhouse_key.atKeys"));
     t.ok(keys.enrollmentId, "its keys were enrolled");
-    t.equal(statSync(join(board.state, "keys/device.atKeys")).mode & 0o777, 0o600);
+    t.equal(statSync(join(board.state, "keys/@greenhouse_key.atKeys")).mode & 0o777, 0o600);
     t.equal(readFileSync(board.config, "utf8"), CONFIG);
+    t.equal(readFileSync(join(dirname(board.config), "ca.pem"), "utf8"), platform.platform.caPem);
     t.equal(board.led, "mmc0", "the LED is what it was");
   });
 

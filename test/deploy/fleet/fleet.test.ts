@@ -187,6 +187,9 @@ t.test("a fleet from one manifest, on the command line", { timeout: 110_000 }, a
     await west.until(({ err }) => (err.includes("waiting for the owner's approval") ? true : undefined), "a request");
     t.match(await approve(), { code: 0, out: /west is in/u, err: "" });
     t.match(await west.ended, { code: 0 });
+    // It has no template: what it was given is the least that runs.
+    t.match(await start("config", "check", "--config", file("boards", "west.toml")).ended, { code: 0 });
+    t.match(await readFile(file("boards", "west.toml"), "utf8"), /^atsign = "@two"\ndevice = "west"\n/u);
   });
 
   t.test("a retired board opens nothing any more, and its name stays retired", async (t) => {
