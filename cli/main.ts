@@ -21,6 +21,7 @@ import { register as registerPlatform } from "./platform.js";
 import { register as registerProvision } from "./provision.js";
 import { register as registerRevoke } from "./revoke.js";
 import { register as registerRun } from "./run.js";
+import { register as registerStatus } from "./status.js";
 import { register as registerUpdate } from "./update.js";
 import { register as registerWatch } from "./watch.js";
 import { VERSION } from "./version.js";
@@ -41,6 +42,7 @@ const SUBCOMMANDS = [
   registerPlatform,
   registerConfig,
   registerDoctor,
+  registerStatus,
   registerDiag,
   registerKeys,
   registerDriver,

@@ -91,6 +91,15 @@ timeoutMs = 50000
     t.match(await result("agent", "diag"), { findings: Array });
   });
 
+  t.test("tells on its own machine how it is and what data it has used", async (t) => {
+    const status = (...args: string[]) => new AtedgeProcess(cli.path, ["status", "--config", file, ...args]).ended;
+    t.match(await status(), {
+      code: 0,
+      out: /^the agent is ok\n {2}[^]*driver\.sim[^]*MB sent, [\d.]+ MB received\n$/u,
+    });
+    t.match(JSON.parse((await status("--json")).out), { state: "ok", data: { month: /^20\d\d-\d\d$/u } });
+  });
+
   t.test("has a command checked without anything being done", async (t) => {
     t.match(await result("sim", "set", '{"value":3}', "--dry-run"), { dryRun: true });
     t.match(await refused("door", "open", "--dry-run"), /not-allowed/);
