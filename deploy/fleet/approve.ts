@@ -113,7 +113,8 @@ export async function settle(
       return end("denied", decision.why);
     }
     const { id, device } = decision.bundle;
-    if (decision.bundle.state === "made") store.claimBundle(id, device, request.id);
+    if (decision.bundle.state === "made" && !store.claimBundle(id, device, request.id))
+      return await settle(request, client, options, signal); // another run was first: look again
     const asked = request.fingerprint === undefined ? {} : { fingerprint: request.fingerprint };
     await client.enrollments.approve(request, asked, signal);
     await endFormer(device, request.id, client, options, signal);

@@ -66,7 +66,10 @@ const DEVICE = "name, serial, at_sign AS atSign, state, enrollment_id AS enrollm
 const BUNDLE = `id, device, at_sign AS atSign, serial, secret, expires_at AS expiresAtMs, state,
   enrollment_id AS enrollmentId`;
 
-/** The fleet file was written by a later version, or is in use by another `atedge fleet`. */
+/** How long one run waits for a write of another, such as `status` while `approve --watch` goes on. */
+const BUSY_MS = 10_000;
+
+/** The fleet file was written by a later version. */
 export class FleetStoreUnusable extends EdgeError {
   override readonly code: string = "FLEET_STORE_UNUSABLE";
 }
@@ -90,15 +93,16 @@ export class FleetStore {
     const path = join(folder, "fleet.db");
     closeSync(openSync(path, "a", 0o600));
     chmodSync(path, 0o600);
-    const db = new Database(path, { timeout: 0 });
+    const db = new Database(path, { timeout: BUSY_MS });
     try {
-      db.pragma("locking_mode = EXCLUSIVE");
       db.pragma("journal_mode = WAL");
       db.pragma("synchronous = FULL");
       const version = Number(db.pragma("user_version", { simple: true }));
       if (version > 1) throw new FleetStoreUnusable(`${path} was written by a later version of atedge`);
       if (version === 0) {
         db.transaction(() => {
+          // Another run may have been first.
+          if (Number(db.pragma("user_version", { simple: true })) > 0) return;
           db.exec(SCHEMA);
           db.pragma("user_version = 1");
         }).exclusive();
@@ -106,10 +110,6 @@ export class FleetStore {
       return new FleetStore(db, nowMs);
     } catch (error) {
       db.close();
-      if (error instanceof Database.SqliteError && error.code.startsWith("SQLITE_BUSY"))
-        throw new FleetStoreUnusable(`${path} is in use: another \`atedge fleet\` runs with this --state`, {
-          cause: error,
-        });
       throw error;
     }
   }
@@ -175,10 +175,16 @@ export class FleetStore {
     });
   }
 
-  /** Before the approval is sent: of two that prove one bundle only one gets in, whatever is killed meanwhile. */
-  claimBundle(id: string, device: string, enrollmentId: string): void {
-    this.#change("enrolment claimed", device, `${id} ${enrollmentId}`, () => {
-      this.#db.prepare("UPDATE bundle SET state = 'used', enrollment_id = ? WHERE id = ?").run(enrollmentId, id);
+  /**
+   * Before the approval is sent: of two that prove one bundle only one gets in, whatever is killed meanwhile. False when
+   * another run was first.
+   */
+  claimBundle(id: string, device: string, enrollmentId: string): boolean {
+    return this.#change("enrolment claimed", device, `${id} ${enrollmentId}`, () => {
+      const claim = this.#db.prepare(
+        "UPDATE bundle SET state = 'used', enrollment_id = ? WHERE id = ? AND state = 'made'",
+      );
+      return claim.run(enrollmentId, id).changes === 1;
     });
   }
 
@@ -230,10 +236,11 @@ export class FleetStore {
       .iterate();
   }
 
-  #change(what: string, device: string, detail: string, work: () => void): void {
-    this.#db
+  /** With its entry in the trail, unless `work` says that there was nothing to do. */
+  #change(what: string, device: string, detail: string, work: () => unknown): boolean {
+    return this.#db
       .transaction(() => {
-        work();
+        if (work() === false) return false;
         const last = this.#db
           .prepare<[], { seq: number; hash: string }>("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1")
           .get();
@@ -241,6 +248,7 @@ export class FleetStore {
         this.#db
           .prepare("INSERT INTO audit (seq, at_ms, what, device, detail, hash) VALUES (?, ?, ?, ?, ?, ?)")
           .run(entry.seq, entry.atMs, what, device, detail, auditHash(last?.hash ?? "", entry));
+        return true;
       })
       .immediate();
   }
