@@ -1,5 +1,6 @@
-import { mkdir, open, rename } from "node:fs/promises";
-import { join } from "node:path";
+import { mkdir } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { writeFileDurably } from "./durable-file.js";
 
 /** A release that somebody wants installed: what the agent leaves for the update helper, which trusts none of it. */
 export interface UpdateRequest {
@@ -36,20 +37,6 @@ export function requestUpdate(folder: string, request: UpdateRequest): Promise<v
 
 /** Writes a file that is there whole or as it was, also after a power cut. */
 export async function writeWhole(path: string, text: string, mode = 0o600): Promise<void> {
-  const folder = join(path, "..");
-  await mkdir(folder, { recursive: true, mode: 0o700 });
-  const file = await open(`${path}.new`, "w", mode);
-  try {
-    await file.writeFile(text);
-    await file.sync();
-  } finally {
-    await file.close();
-  }
-  await rename(`${path}.new`, path);
-  const entry = await open(folder, "r");
-  try {
-    await entry.sync();
-  } finally {
-    await entry.close();
-  }
+  await mkdir(dirname(path), { recursive: true, mode: 0o700 });
+  await writeFileDurably(path, text, mode);
 }

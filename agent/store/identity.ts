@@ -1,7 +1,8 @@
 import { createHash, randomBytes } from "node:crypto";
-import { open, readFile, rename } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import * as v from "valibot";
+import { writeFileDurably } from "../../core/durable-file.js";
 import { codeOf } from "../../core/errors.js";
 
 /**
@@ -81,21 +82,7 @@ export async function readIdentity(folder: string): Promise<Identity | undefined
 
 /** Resolves when it is on the disk; the old one is there until then. */
 export async function writeIdentity(folder: string, identity: Identity): Promise<void> {
-  const path = join(folder, FILE);
-  const file = await open(`${path}.new`, "w", 0o600);
-  try {
-    await file.writeFile(`${JSON.stringify(identity)}\n`);
-    await file.sync();
-  } finally {
-    await file.close();
-  }
-  await rename(`${path}.new`, path);
-  const entry = await open(folder, "r");
-  try {
-    await entry.sync();
-  } finally {
-    await entry.close();
-  }
+  await writeFileDurably(join(folder, FILE), `${JSON.stringify(identity)}\n`);
 }
 
 const sha256 = (text: string): string => createHash("sha256").update(text).digest("hex");

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import * as v from "valibot";
 import { CommandRefused } from "../../core/command-errors.js";
 import { EdgeError, SyntaxInvalid } from "../../core/errors.js";
-import { writeFileDurably } from "../durable-file.js";
+import { writeFileDurably } from "../../core/durable-file.js";
 import { ChildSignal } from "../../core/scope.js";
 import { FlashRefused, type FlashTarget } from "../update/flash-target.js";
 

@@ -3,7 +3,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import * as v from "valibot";
 import { SyntaxInvalid } from "../../core/errors.js";
-import { writeFileDurably } from "../durable-file.js";
+import { writeFileDurably } from "../../core/durable-file.js";
 
 /** What the host keeps of one board: secrets, so the file is 0600. */
 export interface LinkRecord {

@@ -3,7 +3,7 @@ import { open, readFile, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import * as v from "valibot";
 import { SyntaxInvalid } from "../../core/errors.js";
-import { writeFileDurably } from "../durable-file.js";
+import { writeFileDurably } from "../../core/durable-file.js";
 import type { SignedManifest } from "./manifest.js";
 
 /** How far an update is, in the order of the way; a faulty firmware goes back by `reverting`. */

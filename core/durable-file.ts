@@ -1,10 +1,10 @@
 import { open, rename } from "node:fs/promises";
 import { dirname } from "node:path";
 
-/** Replaces a file, mode 0600, so that a crash or a power cut leaves the old content or the new, whole. */
-export async function writeFileDurably(path: string, content: string | Uint8Array): Promise<void> {
+/** Replaces a file so that a crash or a power cut leaves the old content or the new, whole. */
+export async function writeFileDurably(path: string, content: string | Uint8Array, mode = 0o600): Promise<void> {
   const temporary = `${path}.new`;
-  const file = await open(temporary, "w", 0o600);
+  const file = await open(temporary, "w", mode);
   try {
     await file.writeFile(content);
     await file.sync();
