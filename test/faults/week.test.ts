@@ -29,6 +29,6 @@ void t.test("eight hours of 10 readings a second, the link up for 5 % of them, 2
   t.equal(week.strange, 0, "each reading came once");
   t.ok(week.declared > 10_000 && week.delivered > 50_000, "the outbox was too small, and most of it came");
   t.ok(week.peakBytes < MAX_BYTES + BESIDE_BYTES, `${week.peakBytes} bytes on the disk at most`);
-  t.ok(week.endBytes < week.peakBytes, `${week.endBytes} in the end`);
+  t.ok(week.endBytes <= week.peakBytes, `${week.endBytes} in the end`);
   t.ok(week.heapGrowthBytes < 8 << 20, `the heap grew by ${week.heapGrowthBytes} bytes`);
 });

@@ -86,11 +86,11 @@ t.test("a seal", async (t) => {
       "@bob:receipt.north.atedge@alice",
       "not an atKey",
     ];
-    for (const other of others) t.throws(() => openSealed(sealed, other, aesKey), SealInvalid, other);
+    for (const other of others) t.throws(() => openSealed(sealed, other, aesKey), { code: "SEAL_INVALID" }, other);
     const otherKey = Buffer.from(aesKey);
     otherKey.writeUInt8(otherKey.readUInt8(31) ^ 1, 31);
-    t.throws(() => openSealed(sealed, atKey, otherKey), SealInvalid);
-    t.throws(() => openSealed(sealed, atKey, aesKey.subarray(1)), SealInvalid);
+    t.throws(() => openSealed(sealed, atKey, otherKey), { code: "SEAL_INVALID" });
+    t.throws(() => openSealed(sealed, atKey, aesKey.subarray(1)), { code: "SEAL_INVALID" });
   });
 
   t.test("is refused in any other shape, even with a mac that fits", async (t) => {
@@ -109,7 +109,7 @@ t.test("a seal", async (t) => {
       sealed.replace('"mac"', '"m\\u0061c"'),
       sealed.replace(mac, mac.replace(/=$/u, "")),
     ];
-    for (const shape of shapes) t.throws(() => openSealed(shape, atKey, aesKey), SealInvalid, shape);
+    for (const shape of shapes) t.throws(() => openSealed(shape, atKey, aesKey), { code: "SEAL_INVALID" }, shape);
   });
 
   t.test("is refused when what stands before its mac is no object of its own", async (t) => {
@@ -117,7 +117,7 @@ t.test("a seal", async (t) => {
     const tricks = ['{"mac":"x",', '{"m\\u0061c":1,', '{"a":{', "[", "", '{"a":1,,', '{"a":"', "{,", "{ ,", '{"a":1'];
     for (const before of tricks) {
       const fitting = sealAnyBytes(before);
-      t.throws(() => openSealed(fitting, atKey, aesKey), SealInvalid, before);
+      t.throws(() => openSealed(fitting, atKey, aesKey), { code: "SEAL_INVALID" }, before);
     }
   });
 
