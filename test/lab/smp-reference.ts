@@ -1,5 +1,5 @@
 /**
- * Our SMP client, target and updater against the reference implementation of SMP: Apache mynewt-mcumgr, compiled for
+ * Our SMP client, target, updater and driver against the reference implementation of SMP: Apache mynewt-mcumgr, compiled for
  * this host with the port in test/lab/smp-reference/. `--source DIR` is where its sources are (docs: README.md there);
  * needs gcc and Debian's libcbor-dev. Takes some seconds.
  */
@@ -14,11 +14,14 @@ import type { Readable, Writable } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import nacl from "tweetnacl";
+import * as v from "valibot";
 import { systemClock } from "../../core/clock.js";
 import { DeviceGone } from "../../core/errors.js";
 import { silentLog } from "../../core/log.js";
 import type { Port } from "../../core/port.js";
 import { Scope } from "../../core/scope.js";
+import { openPort } from "../../drivers/serial/open-port.js";
+import { bridgeOpener, bridgeSchemas } from "../../firmware-bridge/registry.js";
 import { SmpClient, SmpError } from "../../firmware-bridge/smp/smp-client.js";
 import {
   smpEcho,
@@ -33,6 +36,7 @@ import { openSmpTarget } from "../../firmware-bridge/smp/smp-target.js";
 import { signManifest } from "../../firmware-bridge/update/manifest.js";
 import { UpdateStore } from "../../firmware-bridge/update/update-store.js";
 import { Updater } from "../../firmware-bridge/update/updater.js";
+import { PtyDevice } from "../fixtures/pty-device.js";
 
 const { source } = parseArgs({ options: { source: { type: "string" } } }).values;
 if (!source) {
@@ -261,6 +265,46 @@ async function update(board: Board, version: string, next: ReturnType<typeof ima
   assert.equal(first, `0 ${version} bootable confirmed active`);
 }
 
+/** The `smp` driver as the agent has it, with the agent's own serial port on a pty, given firmware as a command. */
+async function driver(board: Board, version: string, next: ReturnType<typeof image>): Promise<void> {
+  const signer = nacl.sign.keyPair();
+  const store = join(work, "driver");
+  await mkdir(store);
+  await using device = await PtyDevice.open();
+  await using scope = new Scope();
+  const stop = new AbortController();
+  let port = board.port();
+  device.onBytes = (chunk) => void port.write(chunk, never).catch(() => undefined);
+  const wire = async (): Promise<void> => {
+    while (!stop.signal.aborted) {
+      for await (const chunk of port.read(stop.signal)) device.send(chunk);
+      if (!stop.signal.aborted) port = board.port();
+    }
+  };
+  const wired = wire();
+  const firmware = { keys: [Buffer.from(signer.publicKey).toString("base64")] };
+  const about = { id: "radio", type: "smp", path: device.path, hardware: "reference", firmware };
+  const deps = { publish: async () => undefined, openPort, clock, log: silentLog, stateDir: async () => store };
+  const radio = scope.use(await bridgeOpener(v.parse(bridgeSchemas.smp, about))(deps, stop.signal));
+  const running = radio.run(stop.signal);
+  const sha256 = createHash("sha256").update(next.bytes).digest("hex");
+  const manifest = { target: "radio", hardware: "reference", version, sha256, size: next.bytes.length, counter: 0 };
+  await radio.call("firmware-begin", { ...signManifest(manifest, signer.secretKey) }, never);
+  for (let offset = 0; offset < next.bytes.length; offset += 4096) {
+    const data = next.bytes.subarray(offset, offset + 4096).toString("base64");
+    await radio.call("firmware-data", { offset, data }, never);
+  }
+  const wanted = `0 ${version} bootable confirmed active`;
+  const late = AbortSignal.timeout(30_000);
+  for (let status = ""; !status.includes('"confirmed"');) {
+    await clock.sleep(100, late);
+    status = JSON.stringify(await radio.call("firmware-status", {}, never));
+  }
+  stop.abort();
+  await Promise.allSettled([running, wired]);
+  assert.equal((await withClient(board, slots))[0], wanted);
+}
+
 const board = new Board();
 try {
   compile(source);
@@ -273,6 +317,8 @@ try {
   say("the agent's updater: uploaded, tested, probed, confirmed");
   await update(board, "3.1.0", image(3, 1, 9000), 12);
   say(`the same with the cable cut in the upload; ${board.boots} boots in all`);
+  await driver(board, "4.0.0", image(4, 0, 9000));
+  say("the smp driver over a serial port on a pty, given firmware by its commands: confirmed");
 } finally {
   await board.kill();
   await rm(work, { recursive: true, force: true });
