@@ -1,7 +1,7 @@
 /**
- * Our SMP client, target, updater and driver against the reference implementation of SMP: Apache mynewt-mcumgr, compiled for
- * this host with the port in test/lab/smp-reference/. `--source DIR` is where its sources are (docs: README.md there);
- * needs gcc and Debian's libcbor-dev. Takes some seconds.
+ * Our SMP client, target, updater and driver against the reference implementation of SMP: Apache mynewt-mcumgr, compiled
+ * for this host with the port in test/lab/smp-reference/. `--source DIR` is where its sources are (docs: README.md
+ * there); needs gcc and Debian's libcbor-dev. Takes some seconds.
  */
 import assert from "node:assert/strict";
 import { type ChildProcessByStdio, execFileSync, spawn } from "node:child_process";
@@ -278,7 +278,7 @@ async function driver(board: Board, version: string, next: ReturnType<typeof ima
   const wire = async (): Promise<void> => {
     while (!stop.signal.aborted) {
       for await (const chunk of port.read(stop.signal)) device.send(chunk);
-      if (!stop.signal.aborted) port = board.port();
+      port = board.port();
     }
   };
   const wired = wire();
