@@ -1,4 +1,5 @@
 import type { Command } from "commander";
+import type { UpdateOutcome } from "../core/update-request.js";
 import { interruption, openRemote, withRemoteOptions, type RemoteOptions } from "./remote-options.js";
 
 interface SignOptions {
@@ -6,6 +7,10 @@ interface SignOptions {
   readonly version: string;
   readonly arch: "amd64" | "arm64" | "armhf";
   readonly json?: boolean;
+}
+
+interface PushOptions extends RemoteOptions {
+  readonly wait?: string;
 }
 
 interface LocalOptions {
@@ -60,6 +65,7 @@ export function register(program: Command): void {
 
   withRemoteOptions(update.command("push <@owner/device> <file>"))
     .description("send a signed release to a device that allows you agent/update-*")
+    .option("--wait <seconds>", "wait so long for how it ends, and fail unless it is installed")
     .action(push);
 
   withRemoteOptions(update.command("status <@owner/device>"))
@@ -130,31 +136,44 @@ async function install(file: string, { state, json }: LocalOptions): Promise<voi
     progress.end();
   }
   const text = await readFile(path.join(HELPER_FOLDER, UPDATE_OUTCOME), "utf8");
-  const { outcome, from, to, why } = JSON.parse(text) as Readonly<Record<string, unknown>>;
-  const told = `${String(outcome)}: ${String(from)} to ${String(to)}${why === "" ? "" : `: ${String(why)}`}`;
-  process.stdout.write(json ? text : `${told}\n`);
-  if (outcome !== "installed") process.exitCode = 1;
+  const outcome = JSON.parse(text) as UpdateOutcome;
+  process.stdout.write(json ? text : told(outcome));
+  if (outcome.outcome !== "installed") process.exitCode = 1;
 }
 
-async function push(subject: string, file: string, options: RemoteOptions): Promise<void> {
+const told = ({ outcome, from, to, why }: Readonly<Record<"outcome" | "from" | "to" | "why", string>>): string =>
+  `${outcome}: ${from} to ${to}${why === "" ? "" : `: ${why}`}\n`;
+
+async function push(subject: string, file: string, options: PushOptions): Promise<void> {
   const { readFile } = await import("node:fs/promises");
-  const { pushRelease } = await import("../remote/push-release.js");
+  const { SyntaxInvalid } = await import("../core/errors.js");
+  const { endedOf, pushRelease, updateStatus, waitForUpdate } = await import("../remote/push-release.js");
   const { Progress } = await import("./progress.js");
+  const { wait } = options;
+  if (wait !== undefined && !(Number(wait) > 0)) throw new SyntaxInvalid("--wait: expected seconds");
   const [bytes, signed] = await Promise.all([readFile(file), readSigned(file)]);
   const signal = interruption();
   const { session: opened, log } = await openRemote(subject, options, signal);
   await using session = opened;
   const progress = new Progress();
   const { json = false } = options;
+  const before = wait === undefined ? undefined : endedOf(await updateStatus({ session, log }, signal));
   const onSent = (sent: number): void => {
     if (json) process.stdout.write(`${JSON.stringify({ type: "sent", bytes: sent, size: bytes.length })}\n`);
     else if (process.stderr.isTTY) progress.start(`sending, ${Math.floor((100 * sent) / bytes.length)} %`);
   };
   try {
     await pushRelease({ session, log, file: bytes, signed, onSent }, signal);
+    if (wait !== undefined) {
+      if (!json) progress.start("the device installs it, and waits until it works");
+      const ended = await waitForUpdate({ session, log }, before?.atMs, Number(wait) * 1000, signal);
+      if (ended.outcome !== "installed") process.exitCode = 1;
+      progress.end();
+      return void process.stdout.write(json ? `${JSON.stringify({ type: "ended", ...ended })}\n` : told(ended));
+    }
   } finally {
     progress.end();
   }
-  const told = "the device has it and tries it; `atedge update status` tells how it went";
-  process.stdout.write(json ? `${JSON.stringify({ type: "handed-over" })}\n` : `${told}\n`);
+  const handedOver = "the device has it and tries it; `atedge update status` tells how it went";
+  process.stdout.write(json ? `${JSON.stringify({ type: "handed-over" })}\n` : `${handedOver}\n`);
 }

@@ -1,4 +1,5 @@
 import { randomUUID } from "node:crypto";
+import { systemClock } from "../core/clock.js";
 import { EdgeError } from "../core/errors.js";
 import type { Log } from "../core/log.js";
 import type { JsonObject } from "../messages/json-field.js";
@@ -22,6 +23,9 @@ const PIECE_BYTES = 16_384;
 const TIMEOUT_MS = 30_000;
 /** A piece whose answer was lost is sent again; the device takes it once. */
 const TRIES = 5;
+/** A device reads 100 requests of a caller in ten seconds, and answers no more. */
+const PIECE_EVERY_MS = 125;
+const LOOK_EVERY_MS = 2000;
 
 /** Sends a release in pieces, from where an earlier push was cut. @throws {ReleaseNotTaken} */
 export async function pushRelease(options: PushReleaseOptions, signal: AbortSignal): Promise<void> {
@@ -29,10 +33,54 @@ export async function pushRelease(options: PushReleaseOptions, signal: AbortSign
   let offset = offsetOf(await ask("update-begin", { ...signed }, options, signal));
   while (offset < file.length) {
     onSent(offset);
+    const rested = systemClock.sleep(PIECE_EVERY_MS, signal);
     const data = Buffer.from(file.subarray(offset, offset + PIECE_BYTES)).toString("base64");
     offset = offsetOf(await ask("update-data", { offset, data }, options, signal));
+    await rested;
   }
   onSent(file.length);
+}
+
+/** How the last update of a device ended, as far as we know the words. */
+export interface Ended {
+  readonly outcome: string;
+  readonly from: string;
+  readonly to: string;
+  readonly why: string;
+  readonly atMs: number;
+}
+
+/**
+ * Waits until an update has ended after the one that ended at `beforeMs`.
+ *
+ * @throws {ReleaseNotTaken} when none has within `waitMs`.
+ */
+export async function waitForUpdate(
+  { session, log }: Pick<PushReleaseOptions, "session" | "log">,
+  beforeMs: number | undefined,
+  waitMs: number,
+  signal: AbortSignal,
+): Promise<Ended> {
+  const untilMs = systemClock.monotonicMs() + waitMs;
+  while (systemClock.monotonicMs() < untilMs) {
+    await systemClock.sleep(LOOK_EVERY_MS, signal);
+    // No answer: it is being started anew.
+    const ended = await updateStatus({ session, log }, signal).then(endedOf, (error: unknown) => {
+      if (!(error instanceof ReleaseNotTaken)) throw error;
+      return undefined;
+    });
+    if (ended && ended.atMs !== beforeMs) return ended;
+  }
+  throw new ReleaseNotTaken(`the device has not told within ${waitMs / 1000} s how it went`);
+}
+
+/** @returns `undefined` when no update has ended there yet. */
+export function endedOf(status: unknown): Ended | undefined {
+  const last = typeof status === "object" && status !== null && "last" in status ? status.last : undefined;
+  if (typeof last !== "object" || last === null) return undefined;
+  const { outcome, from, to, why, atMs }: Readonly<Record<string, unknown>> = { ...last };
+  if (typeof atMs !== "number") return undefined;
+  return { outcome: String(outcome), from: String(from), to: String(to), why: String(why), atMs };
 }
 
 /** What the device says of its updates. @throws {ReleaseNotTaken} */

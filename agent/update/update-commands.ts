@@ -1,9 +1,9 @@
 import { mkdir, open, readdir, readFile, rename, rm, stat } from "node:fs/promises";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import * as v from "valibot";
 import { fromBase64 } from "../../core/bytes.js";
 import { CommandRefused } from "../../core/command-errors.js";
-import { VERSION_TEXT } from "../../core/compare-versions.js";
+import { compareVersions, VERSION_TEXT } from "../../core/compare-versions.js";
 import { MAX_RELEASE_BYTES, requestUpdate, UPDATE_OUTCOME, UPDATE_REQUEST } from "../../core/update-request.js";
 import type { JsonObject } from "../../messages/json-field.js";
 import type { AgentTarget, TargetCommand } from "../control/targets.js";
@@ -12,12 +12,14 @@ import type { AgentTarget, TargetCommand } from "../control/targets.js";
 export const RELEASE_PIECE_BYTES = 16_384;
 const PART = "incoming.part";
 const BEGUN = "incoming.json";
+/** What {@link BEGUN} becomes: so that a last piece whose answer was lost is known when it comes again. */
+const HANDED_OVER = "handed-over.json";
 
 export interface UpdateCommandOptions {
   /** `update` in the agent's state folder, where the helper looks. */
   readonly folder: string;
   readonly version: string;
-  /** The helper's own, which it lets everybody read. */
+  /** The helper's own, which it lets everybody read; `/var/lib/atedge-update` beside `/var/lib/atedge`. */
   readonly helperFolder?: string;
 }
 
@@ -71,7 +73,7 @@ export class IncomingRelease {
   readonly #version: string;
   readonly #helperFolder: string;
 
-  constructor({ folder, version, helperFolder = "/var/lib/atedge-update" }: UpdateCommandOptions) {
+  constructor({ folder, version, helperFolder = `${resolve(folder, "..")}-update` }: UpdateCommandOptions) {
     this.#folder = folder;
     this.#version = version;
     this.#helperFolder = helperFolder;
@@ -81,6 +83,8 @@ export class IncomingRelease {
   async begin(args: JsonObject): Promise<JsonObject> {
     const signed = v.parse(signedSchema, args);
     const { version } = releaseOf(signed.signed);
+    if (compareVersions(version, this.#version) <= 0)
+      throw new CommandRefused(`version ${version} is not newer than ${this.#version}, which runs`);
     const begun = await this.#begun();
     if (begun?.signed !== signed.signed || begun.signature !== signed.signature) {
       await mkdir(this.#folder, { recursive: true, mode: 0o700 });
@@ -95,7 +99,7 @@ export class IncomingRelease {
   /** One piece, in order; the last one hands the release over. @throws {CommandRefused} */
   async take(offset: number, data: string): Promise<JsonObject> {
     const begun = await this.#begun();
-    if (!begun) throw new CommandRefused("no release has been begun: update-begin comes first");
+    if (!begun) return this.#lastPieceAgain(offset, data);
     const { version, kind, bytes } = releaseOf(begun.signed);
     const received = await this.#received();
     if (offset !== received) return { offset: received };
@@ -117,9 +121,18 @@ export class IncomingRelease {
     if (received + piece.length < bytes) return { offset: received + piece.length };
     const name = `atedge_${version}.${kind}`;
     await rename(part, join(this.#folder, name));
-    await rm(join(this.#folder, BEGUN));
+    // The request last: from then on the helper may stop us at any moment.
+    await rename(join(this.#folder, BEGUN), join(this.#folder, HANDED_OVER));
     await requestUpdate(this.#folder, { file: name, ...begun });
     return { offset: bytes, handedOver: version };
+  }
+
+  async #lastPieceAgain(offset: number, data: string): Promise<JsonObject> {
+    const last = await this.#signedIn(HANDED_OVER);
+    const release = last && releaseOf(last.signed);
+    if (release && offset + Buffer.byteLength(data, "base64") === release.bytes)
+      return { offset: release.bytes, handedOver: release.version };
+    throw new CommandRefused("no release has been begun: update-begin comes first");
   }
 
   /** What runs, what is on its way, and how the last update ended. */
@@ -135,8 +148,12 @@ export class IncomingRelease {
     return { version: this.#version, underWay, incoming: incoming ?? null, last };
   }
 
-  async #begun(): Promise<v.InferOutput<typeof signedSchema> | undefined> {
-    const text = await readFile(join(this.#folder, BEGUN), "utf8").catch(() => undefined);
+  #begun(): Promise<v.InferOutput<typeof signedSchema> | undefined> {
+    return this.#signedIn(BEGUN);
+  }
+
+  async #signedIn(name: string): Promise<v.InferOutput<typeof signedSchema> | undefined> {
+    const text = await readFile(join(this.#folder, name), "utf8").catch(() => undefined);
     try {
       return text === undefined ? undefined : v.parse(signedSchema, JSON.parse(text));
     } catch {

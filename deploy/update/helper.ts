@@ -35,6 +35,7 @@ export interface HelperOptions {
   readonly requests?: string;
   readonly config?: string;
   readonly library?: string;
+  readonly runtimeDir?: string;
   readonly say: (text: string) => void;
 }
 
@@ -119,9 +120,9 @@ async function takeRequest(path: string, requests: string, staged: string, keys:
   const request = v.safeParse(requestSchema, value);
   if (!request.success) throw new ReleaseRefused("the request is not one of `atedge update`");
   const { file, signed, signature } = request.output;
-  const release = openRelease(parseSignedRelease({ signed, signature }), keys);
   const from = join(requests, basename(file));
   try {
+    const release = openRelease(parseSignedRelease({ signed, signature }), keys);
     const bytes = await readCarefully(from, MAX_RELEASE_BYTES);
     // What is checked is what is installed: nobody else can write to our copy.
     if (bytes.length !== release.bytes || createHash("sha256").update(bytes).digest("hex") !== release.sha256)
@@ -134,10 +135,10 @@ async function takeRequest(path: string, requests: string, staged: string, keys:
     } finally {
       await copy.close();
     }
+    return release;
   } finally {
     await rm(from, { force: true });
   }
-  return release;
 }
 
 /** A regular file of at most this size; a link is not followed, for a stranger may have laid it. */
@@ -165,9 +166,9 @@ async function readCarefully(path: string, maxBytes: number): Promise<Buffer> {
 }
 
 async function partsOf(options: HelperOptions, folder: string) {
-  const { run, library = "/usr/lib/atedge" } = options;
+  const { run, library = "/usr/lib/atedge", runtimeDir = "/run/atedge" } = options;
   const { healthyWithinS } = await readConfig(options).catch(() => ({ healthyWithinS: 120 }));
-  const services = systemdServices({ run, healthyWithinMs: healthyWithinS * 1000 });
+  const services = systemdServices({ run, healthyWithinMs: healthyWithinS * 1000, runtimeDir });
   const staged = join(folder, "staged");
   const isLinked = existsSync(library) && lstatSync(library).isSymbolicLink();
   const restart = async (): Promise<void> => services.restart(await services.running());

@@ -16,11 +16,11 @@ export interface ServicesOptions {
   readonly run: RunCommand;
   readonly healthyWithinMs: number;
   /** The agent's runtime folder. */
-  readonly runtimeDir?: string;
+  readonly runtimeDir: string;
 }
 
 /** Our services, as systemd sees them. */
-export function systemdServices({ run, healthyWithinMs, runtimeDir = "/run/atedge" }: ServicesOptions): Services {
+export function systemdServices({ run, healthyWithinMs, runtimeDir }: ServicesOptions): Services {
   const show = async (service: string, property: string): Promise<string> =>
     (await run("systemctl", "show", "-P", property, service)).trim();
 

@@ -98,6 +98,7 @@ t.test("what the agent's user could put there is refused, and nothing changes", 
 
   put();
   await refused("a stranger's", machine.ask("release.tar", good, stranger.secretKey), /not signed by a key/u);
+  t.notOk(existsSync(join(machine.requests, "release.tar")), "a file that was refused is not kept");
   put(Buffer.concat([bytes, Buffer.from("x")]));
   await refused("another file", machine.ask("release.tar", good), /not the one that was signed/u);
   put();
@@ -140,7 +141,10 @@ t.test("the agent takes a release in pieces, goes on after a cut, and hands it o
     message: /bytes only/u,
   });
   t.match(await call("update-data", { offset: 50, data: piece(50, bytes.length) }), { handedOver: "0.2.0" });
+  t.match(await call("update-data", { offset: 50, data: piece(50, bytes.length) }), { handedOver: "0.2.0" }, "again");
   t.match(await call("update-status"), { incoming: null, underWay: true, last: null });
+  const older = signRelease(releaseOf(bytes, "0.1.0"), signer.secretKey);
+  await t.rejects(call("update-begin", { ...older }), { message: /not newer than 0\.1\.0/u });
   t.equal(readFileSync(join(machine.requests, "atedge_0.2.0.tar")).compare(bytes), 0);
 });
 
