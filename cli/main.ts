@@ -1,57 +1,34 @@
 #!/usr/bin/env -S node --max-semi-space-size=1
 import { Command, CommanderError } from "commander";
 import { EdgeError, codeOf } from "../core/errors.js";
-import { register as registerApprove } from "./approve.js";
-import { register as registerAudit } from "./audit.js";
-import { register as registerCall } from "./call.js";
-import { register as registerCollect } from "./collect.js";
-import { register as registerConfig } from "./config.js";
-import { register as registerDiag } from "./diag.js";
-import { register as registerDoctor } from "./doctor.js";
-import { register as registerDriver } from "./driver.js";
-import { register as registerEnroll } from "./enroll.js";
-import { register as registerEnrollments } from "./enrollments.js";
-import { register as registerFleet } from "./fleet.js";
-import { register as registerFirmware } from "./firmware.js";
-import { register as registerKeys } from "./keys.js";
-import { register as registerLink } from "./link.js";
-import { register as registerOnboard } from "./onboard.js";
-import { register as registerOtp } from "./otp.js";
-import { register as registerPlatform } from "./platform.js";
-import { register as registerProvision } from "./provision.js";
-import { register as registerRevoke } from "./revoke.js";
-import { register as registerRun } from "./run.js";
-import { register as registerStatus } from "./status.js";
-import { register as registerUpdate } from "./update.js";
-import { register as registerWatch } from "./watch.js";
 import { VERSION } from "./version.js";
 
-/** Each subcommand is a small file that loads its heavy parts when it is called. */
-const SUBCOMMANDS = [
-  registerRun,
-  registerWatch,
-  registerCollect,
-  registerCall,
-  registerAudit,
-  registerOnboard,
-  registerOtp,
-  registerEnroll,
-  registerApprove,
-  registerEnrollments,
-  registerRevoke,
-  registerPlatform,
-  registerConfig,
-  registerDoctor,
-  registerStatus,
-  registerDiag,
-  registerKeys,
-  registerDriver,
-  registerLink,
-  registerFirmware,
-  registerProvision,
-  registerFleet,
-  registerUpdate,
-];
+/** A file each, in the order of the help. A daemon keeps what is loaded, so only the one that is asked for is. */
+const SUBCOMMANDS: Readonly<Record<string, () => Promise<{ readonly register: (program: Command) => void }>>> = {
+  run: () => import("./run.js"),
+  watch: () => import("./watch.js"),
+  collect: () => import("./collect.js"),
+  call: () => import("./call.js"),
+  audit: () => import("./audit.js"),
+  onboard: () => import("./onboard.js"),
+  otp: () => import("./otp.js"),
+  enroll: () => import("./enroll.js"),
+  approve: () => import("./approve.js"),
+  enrollments: () => import("./enrollments.js"),
+  revoke: () => import("./revoke.js"),
+  platform: () => import("./platform.js"),
+  config: () => import("./config.js"),
+  doctor: () => import("./doctor.js"),
+  status: () => import("./status.js"),
+  diag: () => import("./diag.js"),
+  keys: () => import("./keys.js"),
+  driver: () => import("./driver.js"),
+  link: () => import("./link.js"),
+  firmware: () => import("./firmware.js"),
+  provision: () => import("./provision.js"),
+  fleet: () => import("./fleet.js"),
+  update: () => import("./update.js"),
+};
 
 const program = new Command("atedge")
   .description("puts a device on the Atsign atPlatform: readings out, commands in, end-to-end encrypted")
@@ -60,7 +37,9 @@ const program = new Command("atedge")
   .enablePositionalOptions()
   .showHelpAfterError("(add --help for the options)")
   .exitOverride();
-for (const register of SUBCOMMANDS) register(program);
+const asked = process.argv[2] ?? "";
+const wanted = Object.hasOwn(SUBCOMMANDS, asked) ? [SUBCOMMANDS[asked]] : Object.values(SUBCOMMANDS);
+for (const load of wanted) (await load?.())?.register(program);
 
 // `atedge watch … | head`: the reader has had enough, which is no failure.
 process.stdout.on("error", (error) => {
