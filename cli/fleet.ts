@@ -60,7 +60,7 @@ A manifest is CSV (name,serial,atsign,tags,template,value.NAME,…) or TOML; doc
 const EACH_HELP = `
 Examples ({} stands for @owner/device):
   atedge fleet each boards.csv --tag roof -- call {} agent driver-disable '{"driver":"vent"}' --as @grower
-  atedge fleet each boards.csv --wave 1,5%,25% -- update push {} atedge_0.2.0_arm64.deb --as @grower
+  atedge fleet each boards.csv --wave 1,5%,25% -- update push {} atedge_0.2.0_arm64.deb --wait 300 --as @grower
   atedge fleet each boards.csv --tag v2 -- firmware push {} board image.bin --as @grower`;
 
 export function register(program: Command): void {

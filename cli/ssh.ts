@@ -6,21 +6,18 @@ import { CommandFailed } from "./next-step.js";
 const WITHIN_MS = 120_000;
 const OUTPUT_CHARS = 4_000;
 
+/** Puts standard input where the board looks for it at its first start, and has it look now. */
+const TAKE_IT =
+  "umask 077; boot=/boot/firmware; [ -d $boot ] || boot=/boot; cat > $boot/atedge-provision.toml && " +
+  "systemctl start --no-block atedge-provision.service";
+
 /**
  * Gives a board its bundle over SSH, on standard input: no secret in a command line. The board files its request and
- * waits by itself; whether it gets in is for `approve`.
+ * waits by itself, over restarts, too; whether it gets in is for `approve`.
  */
 export async function deliverBySsh({ device }: PlannedDevice, provision: string, signal: AbortSignal): Promise<void> {
   if (device.host === undefined) throw new CommandFailed("the manifest names no host for it");
-  const args = [
-    "-o",
-    "BatchMode=yes",
-    "-o",
-    "ConnectTimeout=20",
-    "--",
-    device.host,
-    "sudo -n atedge provision - --detach",
-  ];
+  const args = ["-o", "BatchMode=yes", "-o", "ConnectTimeout=20", "--", device.host, `sudo -n sh -c '${TAKE_IT}'`];
   const within = AbortSignal.any([signal, AbortSignal.timeout(WITHIN_MS)]);
   const child = spawn("ssh", args, { stdio: ["pipe", "ignore", "pipe"], signal: within });
   let errors = "";
