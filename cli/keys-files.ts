@@ -5,17 +5,9 @@ import { codeOf } from "../core/errors.js";
 import type { Secret } from "../core/secret.js";
 import { parseAtSign } from "../atplatform/protocol/at-sign.js";
 import { fingerprintOf } from "../messages/pins.js";
+import type { FileOptions } from "./keys.js";
 import { ArgumentInvalid, CommandFailed } from "./next-step.js";
 import { askedPassphrase, chosenPassphrase } from "./passphrase.js";
-
-interface FileOptions {
-  readonly keys?: string;
-  readonly as?: string;
-  readonly passphraseFile?: string;
-  readonly oldPassphraseFile?: string;
-  readonly out?: string;
-  readonly json?: boolean;
-}
 
 /** Short ones are guessed from a stolen copy: Argon2id makes a guess dear, not impossible. */
 const LEAST_CHARACTERS = 10;

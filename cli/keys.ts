@@ -10,7 +10,7 @@ interface RotateCliOptions {
   readonly json?: boolean;
 }
 
-interface FileOptions {
+export interface FileOptions {
   readonly keys?: string;
   readonly as?: string;
   readonly passphraseFile?: string;

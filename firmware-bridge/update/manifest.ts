@@ -92,14 +92,3 @@ function parseManifest(value: unknown): Manifest {
   const [issue] = result.issues;
   throw new SyntaxInvalid(`manifest.${v.getDotPath(issue) ?? ""}: ${issue.message}`);
 }
-
-/** Negative when `a` is the earlier version. Numbers count, suffixes do not. */
-export function compareVersions(a: string, b: string): number {
-  const numbers = (text: string): number[] => text.split(/[-+]/u, 1)[0]?.split(".").map(Number) ?? [];
-  const [left, right] = [numbers(a), numbers(b)];
-  for (let at = 0; at < Math.max(left.length, right.length); at += 1) {
-    const difference = (left[at] ?? 0) - (right[at] ?? 0);
-    if (difference !== 0) return difference;
-  }
-  return 0;
-}

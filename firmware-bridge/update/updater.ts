@@ -1,3 +1,4 @@
+import { compareVersions } from "../../core/compare-versions.js";
 import { backoff } from "../../core/backoff.js";
 import type { Clock } from "../../core/clock.js";
 import { CommandRefused } from "../../core/command-errors.js";
@@ -5,7 +6,7 @@ import { EdgeError } from "../../core/errors.js";
 import type { Log } from "../../core/log.js";
 import { ChildSignal, type Disposable, Scope } from "../../core/scope.js";
 import { FlashRefused, type FlashTarget, type Slot } from "./flash-target.js";
-import { compareVersions, ManifestRefused, openManifest, type SignedManifest } from "./manifest.js";
+import { ManifestRefused, openManifest, type SignedManifest } from "./manifest.js";
 import {
   sha256Of,
   UPDATE_ENDS,
