@@ -79,10 +79,11 @@ async function runOnce({ configFile, version, manager, logs }: OneRun, stop: Abo
   const enrolledAnew = known !== undefined && known.enrollmentId !== keys.enrollmentId;
   const own = { configFile, load, settings, logs, ending: stop, restart: () => life.abort() };
   const run: Run = { ...own, config, keys, ca, clock, time, log, version, manager, enrolledAnew };
+  let rounds = 0;
   await withAgentStore(
     config,
     { clock, time, log, enrolledAnew },
-    (store, signal) => runWith(store, run, signal),
+    async (store, signal) => runWith(store, rounds++ === 0 ? run : await readAnew(run), signal),
     life.signal,
   );
   log.info({}, "agent stopped");
@@ -97,12 +98,16 @@ interface Run extends Omit<Joint, "store" | "client" | "traffic" | "audit" | "gr
   readonly ending: AbortSignal;
 }
 
-/** Runs the agent until `stop` aborts, or the store breaks. */
-async function runWith(store: Store, run: Run, stop: AbortSignal): Promise<void> {
-  const { ca, clock, time, log, version, manager, enrolledAnew } = run;
-  // When the store was opened anew, the configuration may be another than at the start, and so may the keys.
+/** When the store was opened anew, the configuration may be another than at the start, and so may the keys. */
+async function readAnew(run: Run): Promise<Run> {
   const { config } = await run.load().catch(() => run);
   const keys = await loadAgentKeys(config).catch(() => run.keys);
+  return { ...run, config, keys };
+}
+
+/** Runs the agent until `stop` aborts, or the store breaks. */
+async function runWith(store: Store, run: Run, stop: AbortSignal): Promise<void> {
+  const { config, keys, ca, clock, time, log, version, manager, enrolledAnew } = run;
   const nowMs = (): number => time.now() ?? clock.now();
   const { maxBytes } = config.audit;
   await using audit = new AuditLog({ folder: join(config.stateDir, "audit"), maxBytes, nowMs, log });
@@ -132,7 +137,7 @@ async function runWith(store: Store, run: Run, stop: AbortSignal): Promise<void>
     allowManagerKeys,
     clock,
   };
-  const parts = joinParts({ ...run, config, store, client, traffic, audit, group });
+  const parts = joinParts({ ...run, store, client, traffic, audit, group });
   log.info({ version, atsign: config.atsign, device: config.device, drivers: config.driver.length }, "agent started");
   group.start((signal) => checkEnrollment({ ...check, log: log.child({ part: "keys" }) }, signal));
   const { health, live } = parts;
