@@ -8,6 +8,7 @@ import { parseAtSign } from "../../atplatform/protocol/at-sign.js";
 import { connectTls } from "../../atplatform/transport/connect.js";
 import { Directory } from "../../atplatform/transport/directory.js";
 import { formatHostPort, type HostPort } from "../../atplatform/transport/host-port.js";
+import { nameToResolve } from "../../atplatform/transport/lookup.js";
 import { proxyFromEnvironment } from "../../atplatform/transport/proxy.js";
 import { type Clock, systemClock } from "../../core/clock.js";
 import { withDeadline } from "../../core/deadline.js";
@@ -82,8 +83,7 @@ async function* resolved(check: string, to: HostPort, within: Within): AsyncGene
     return;
   }
   try {
-    const host = /\.localhost\.?$/iu.test(to.host) ? "localhost" : to.host;
-    const found = await within(`the address of ${to.host}`, () => lookup(host, { all: true }));
+    const found = await within(`the address of ${to.host}`, () => lookup(nameToResolve(to.host), { all: true }));
     yield ok(check, `${to.host} is ${found.map(({ address }) => address).join(", ")}`);
   } catch (error) {
     yield bad(
