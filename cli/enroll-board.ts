@@ -1,4 +1,4 @@
-import { readFile, rm, stat } from "node:fs/promises";
+import { readFile, rm } from "node:fs/promises";
 import { resolve } from "node:path";
 import { text } from "node:stream/consumers";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -10,6 +10,7 @@ import { AtServerError } from "../atplatform/protocol/at-error.js";
 import { type AtSign, parseAtSign } from "../atplatform/protocol/at-sign.js";
 import { type DirectoryAddress, parseDirectoryAddress } from "../atplatform/transport/directory.js";
 import { codeOf } from "../core/errors.js";
+import { fileExists } from "../core/file-exists.js";
 import { ChildSignal } from "../core/scope.js";
 import { Secret } from "../core/secret.js";
 import { parseAddress } from "../messages/names.js";
@@ -55,7 +56,7 @@ export async function enrollBoard(name: string, args: EnrollArguments): Promise<
   const progress = new Progress();
   try {
     const passphrase = args.passphraseFile === undefined ? undefined : await passphraseOf(args.passphraseFile)();
-    if (await exists(keyFile)) {
+    if (await fileExists(keyFile)) {
       await checkEnrolled(site, args, passphrase, deadline.signal);
       await rm(`${keyFile}.pending`, { force: true }); // the last run ended between the two
       tell(json, { type: "enrolled", atsign: atSign, device, keys: keyFile, already: true }, [
@@ -153,7 +154,7 @@ async function checkEnrolled(
 
 /** The passcode is gone as a rule when a request waits already, and then it is not needed. */
 async function readPasscode(file: string, pendingFile: string): Promise<Secret> {
-  const isPending = await exists(pendingFile);
+  const isPending = await fileExists(pendingFile);
   const read = async (): Promise<string> => {
     if (file === "-") return process.stdin.isTTY && isPending ? "" : await text(process.stdin);
     return await readFile(file, "utf8").catch((cause: unknown) => {
@@ -197,14 +198,4 @@ function nextStep(error: unknown, atSign: string, { keyFile, device, app }: Enro
   if (/Another enrollment/u.test(error.description))
     return `${app} on ${device} is enrolled already: \`atedge revoke --as ${atSign} --device ${device}\` on the owner's machine ends that, or take another --device`;
   return undefined;
-}
-
-async function exists(path: string): Promise<boolean> {
-  return await stat(path).then(
-    () => true,
-    (error: unknown) => {
-      if (codeOf(error) === "ENOENT") return false;
-      throw error;
-    },
-  );
 }

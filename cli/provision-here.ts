@@ -4,6 +4,7 @@ import { dirname, join, resolve } from "node:path";
 import { text as readAll } from "node:stream/consumers";
 import { readAtKeysFile } from "../atplatform/crypto/at-keys-file.js";
 import { codeOf } from "../core/errors.js";
+import { fileExists } from "../core/file-exists.js";
 import { makeFolder } from "../core/make-folder.js";
 import { ChildSignal } from "../core/scope.js";
 import { provisionBoard } from "../deploy/fleet/provision-board.js";
@@ -26,8 +27,9 @@ export async function provision(file: string, options: ProvisionArguments): Prom
     await moveAside([keyFile, `${keyFile}.pending`, options.config, ...(ca === undefined ? [] : [caFile])]);
   if (ca !== undefined) await putFile(caFile, ca, 0o644);
   if (wanted.config !== undefined) await putFile(options.config, wanted.config, 0o640);
-  else if (!(await isThere(options.config))) await putFile(options.config, leastConfig(wanted, keyFile, caFile), 0o640);
-  const already = await isThere(keyFile);
+  else if (!(await fileExists(options.config)))
+    await putFile(options.config, leastConfig(wanted, keyFile, caFile), 0o640);
+  const already = await fileExists(keyFile);
   if (already) await readAtKeysFile(keyFile).catch((error: unknown) => refuse(keyFile, error));
   else await askUntilIn(wanted, keyFile, options);
   await giveToOwnerOf(dirname(keyFile), [keyFile]);
@@ -142,12 +144,3 @@ function refuse(keyFile: string, cause: unknown): never {
     cause,
   });
 }
-
-const isThere = (path: string): Promise<boolean> =>
-  stat(path).then(
-    () => true,
-    (error: unknown) => {
-      if (codeOf(error) === "ENOENT") return false;
-      throw error;
-    },
-  );

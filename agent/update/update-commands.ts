@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { mkdir, open, readdir, readFile, rename, rm, stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import * as v from "valibot";
@@ -138,8 +139,8 @@ export class IncomingRelease {
   /** What runs, what is on its way, and how the last update ended. */
   async status(): Promise<JsonObject> {
     const begun = await this.#begun();
-    const handedOver = await exists(join(this.#folder, UPDATE_REQUEST));
-    const underWay = handedOver || (await exists(join(this.#helperFolder, "state.json")));
+    const handedOver = existsSync(join(this.#folder, UPDATE_REQUEST));
+    const underWay = handedOver || existsSync(join(this.#helperFolder, "state.json"));
     const last = await readFile(join(this.#helperFolder, UPDATE_OUTCOME), "utf8").then(
       (text) => JSON.parse(text) as JsonObject,
       () => null,
@@ -176,9 +177,3 @@ function releaseOf(signed: string): v.InferOutput<typeof releaseSchema> {
     throw new CommandRefused("that is no description of a release of atedge", { cause });
   }
 }
-
-const exists = (path: string): Promise<boolean> =>
-  stat(path).then(
-    () => true,
-    () => false,
-  );

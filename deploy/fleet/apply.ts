@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { stat } from "node:fs/promises";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { AtClient } from "../../atplatform/client/at-client.js";
 import { replaceSecretFile } from "../../atplatform/crypto/at-keys-file.js";
@@ -134,7 +134,7 @@ async function applyOne(
   const file = join(options.outDir, device.name, "atedge-provision.toml");
   if (step.type === "conflict") return { ...about, outcome: "conflict", why: step.why };
   // The file is the operator's; when he has moved it to its board it need not be here.
-  if (step.type === "keep") return { ...about, outcome: "kept", why: step.why, ...((await isThere(file)) && { file }) };
+  if (step.type === "keep") return { ...about, outcome: "kept", why: step.why, ...(existsSync(file) && { file }) };
   try {
     const provision = await makeBundle(planned, await ownerOf(), file, options, signal);
     await options.deliver?.(planned, provision, signal);
@@ -207,9 +207,3 @@ async function checkKeys(
     throw new KeysCompromised(`${atSign} still has the keys that a stolen board had: give it new ones first`);
   if (known?.keyFingerprint !== fingerprint) store.putAtSign(atSign, fingerprint, false);
 }
-
-const isThere = (path: string): Promise<boolean> =>
-  stat(path).then(
-    () => true,
-    () => false,
-  );
