@@ -1,6 +1,7 @@
 import type { Clock } from "../../core/clock.js";
 import type { Reading } from "../../core/driver.js";
 import type { ChannelConfig } from "../config/data-sections.js";
+import { globOf } from "../control/glob.js";
 import { Aggregate } from "./aggregate.js";
 
 export interface ReductionOptions {
@@ -28,7 +29,7 @@ const MAX_CHANNELS = 4096;
  */
 export class Reduction {
   readonly #options: ReductionOptions;
-  readonly #rules: readonly { readonly pattern: RegExp; readonly config: ChannelConfig }[];
+  readonly #rules: readonly { readonly fits: (name: string) => boolean; readonly config: ChannelConfig }[];
   /** By name; `undefined`: no rule fits. */
   readonly #channels = new Map<string, Channel | undefined>();
   #ended = false;
@@ -36,7 +37,7 @@ export class Reduction {
 
   constructor(options: ReductionOptions) {
     this.#options = options;
-    this.#rules = options.channels.map((config) => ({ pattern: patternOf(config.name), config }));
+    this.#rules = options.channels.map((config) => ({ fits: globOf(config.name), config }));
   }
 
   /** Readings that a rule was for: how many came, were left out or clamped, and the windows that were published. */
@@ -128,7 +129,7 @@ export class Reduction {
 
   #channelOf(name: string): Channel | undefined {
     if (this.#channels.has(name)) return this.#channels.get(name);
-    const config = this.#rules.find(({ pattern }) => pattern.test(name))?.config;
+    const config = this.#rules.find(({ fits }) => fits(name))?.config;
     const channel = config && { config, last: undefined, window: undefined };
     this.#channels.set(name, channel);
     if (this.#channels.size > MAX_CHANNELS) {
@@ -149,10 +150,4 @@ const LOOK_EVERY_MS = 250;
 function differs(last: Reading["value"], value: Reading["value"], deadband: number | undefined): boolean {
   if (deadband === undefined) return true;
   return typeof last === "number" && typeof value === "number" ? Math.abs(value - last) > deadband : value !== last;
-}
-
-/** `*` stands for any text. */
-function patternOf(name: string): RegExp {
-  const parts = name.split("*").map((part) => part.replace(/[.\\/]/gu, "\\$&"));
-  return new RegExp(`^${parts.join(".*")}$`, "u");
 }
